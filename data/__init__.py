@@ -1,0 +1,1 @@
+"""What a sample is: meshes, cameras, rendering, visibility, sampling, data sets, the bank."""

@@ -1,0 +1,112 @@
+"""The bank of exported teacher knowledge: codes and logits of every shape, by id, with provenance.
+
+HDF5 file. Datasets: ``ids`` (S,) strings, ``view_codes`` (S, V, D), ``codes`` (S, D), ``view_logits``
+(S, V, K), ``logits`` (S, K), all float16. Attribute ``provenance``: a JSON object with the keys of
+:data:`PROVENANCE`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from data.storage import PreparedSplit
+from utils.errors import DataError
+from utils.files import atomic_path
+
+FORMAT = "multiview-distillation bank"
+VERSION = 1
+ARRAYS = ("view_codes", "codes", "view_logits", "logits")
+PROVENANCE = (
+    "data_name",  # of the prepared set
+    "data_hash",  # split name -> hash of its shapes
+    "recipe_hash",  # of the cameras and the rendering
+    "teacher_file",
+    "teacher_hash",  # fingerprint of its weights
+    "teacher_config",
+    "commit",
+)
+
+
+def write_bank(
+    path: str | Path, ids: list[str], arrays: dict[str, np.ndarray], provenance: dict[str, Any]
+) -> None:
+    """Write a bank atomically; equal content gives equal bytes.
+
+    Args:
+        ids: (S,) shape ids. arrays: the four of ``ARRAYS``, first axis S.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
+        for name in ARRAYS:
+            file.create_dataset(name, data=arrays[name].astype(np.float16))
+
+
+class Bank:
+    """An exported bank, read whole.
+
+    Raises:
+        DataError: missing, damaged, not a bank, or with values that are not finite.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(f"no bank at {path}; run export_teacher.py on a teacher checkpoint")
+        try:
+            with h5py.File(self.path, "r") as file:
+                if file.attrs.get("format") != FORMAT:
+                    raise DataError(f"{path} is not a bank of export_teacher.py")
+                self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+                self.ids = [name.decode() for name in file["ids"][()]]
+                self.arrays = {name: file[name][()] for name in ARRAYS}
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{path} is damaged ({error}); export it again") from error
+        for name, array in self.arrays.items():
+            if len(array) != len(self.ids) or not np.isfinite(array).all():
+                raise DataError(f"{path}: {name} is incomplete or not finite; export it again")
+        self._row = {name: row for row, name in enumerate(self.ids)}
+
+    @property
+    def code_size(self) -> int:
+        """D, the channels of a view code."""
+        return self.arrays["view_codes"].shape[2]
+
+    def check(self, split: PreparedSplit) -> None:
+        """Refuse to serve a split whose shapes, cameras or rendering the teacher did not see.
+
+        Raises:
+            DataError: naming everything that differs.
+        """
+        given = self.provenance
+        differing = []
+        if given["data_name"] != split.name:
+            differing.append(f"data set {given['data_name']!r}, expected {split.name!r}")
+        if given["recipe_hash"] != split.recipe_hash:
+            differing.append(f"view recipe {given['recipe_hash']}, expected {split.recipe_hash}")
+        if given["data_hash"].get(split.split) != split.data_hash:
+            differing.append(
+                f"{split.split} shapes {given['data_hash'].get(split.split)}, expected {split.data_hash}"
+            )
+        views = self.arrays["view_codes"].shape[1]
+        if views != split.num_views:
+            differing.append(f"{views} views, expected {split.num_views}")
+        absent = [name for name in split.ids if name not in self._row]
+        if absent:
+            differing.append(f"{len(absent)} shapes without codes, such as {absent[0]}")
+        if differing:
+            raise DataError(
+                f"the bank {self.path} does not fit data {split.name}: {'; '.join(differing)}. Export "
+                "the teacher again on this set"
+            )
+
+    def view_codes(self, ids: list[str]) -> np.ndarray:
+        """(len(ids), V, D) float16, in the order of ``ids``."""
+        return self.arrays["view_codes"][[self._row[name] for name in ids]]

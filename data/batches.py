@@ -1,0 +1,65 @@
+"""Which samples make which batch, on which process."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from utils.distributed import local_share, rank, world_size
+from utils.errors import ConfigError, DataError
+
+
+def carve_validation(
+    labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split shape indices into (train, validation), class by class, the same for the same seed.
+
+    Every class keeps at least one shape for training; a class with a single shape gives none.
+
+    Args:
+        labels: (S,) class numbers; fraction in [0, 1) of each class goes to validation, rounded.
+
+    Returns:
+        Two sorted int64 arrays that partition 0..S-1.
+
+    Raises:
+        DataError: the fraction is above 0 and no class is large enough to give a shape.
+    """
+    generator = np.random.default_rng([seed, 0x7A1])
+    held_out = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        held_out.append(members[: min(round(fraction * len(members)), len(members) - 1)])
+    validation = np.sort(np.concatenate(held_out)).astype(np.int64)
+    if fraction > 0 and len(validation) == 0:
+        raise DataError(
+            f"protocol.val_fraction={fraction} holds out no shape: the classes are too small"
+        )
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def training_batches(members: np.ndarray, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
+    """Shuffled full batches of one epoch, this process's part: (steps, local batch) int64.
+
+    All processes shuffle alike and each takes its slice of every batch, so ``batch_size`` means the
+    same on one GPU and on eight. The remainder that fills no batch is left out of this epoch.
+
+    Raises:
+        ConfigError: fewer samples than one batch, or a batch that does not divide over the
+            processes.
+    """
+    share = local_share(batch_size, "train.batch_size")
+    steps = len(members) // batch_size
+    if steps == 0:
+        raise ConfigError(
+            f"train.batch_size={batch_size} is more than the {len(members)} training shapes"
+        )
+    order = np.random.default_rng([seed, epoch, 0x5B]).permutation(members)
+    batches = order[: steps * batch_size].reshape(steps, batch_size)
+    return torch.from_numpy(batches[:, rank() * share : (rank() + 1) * share].copy())
+
+
+def evaluation_batches(members: np.ndarray, batch_size: int) -> list[torch.Tensor]:
+    """All samples in order, every ``world_size``-th batch for this process; the last may be short."""
+    batches = torch.from_numpy(members).split(batch_size)
+    return list(batches[rank() :: world_size()])

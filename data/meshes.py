@@ -1,0 +1,139 @@
+"""Reading meshes of several formats into one frame: right-handed, z up, in the unit sphere."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from data.off import read_off
+from data.sampling import face_normals
+from utils.errors import ConfigError, DataError
+
+SUFFIXES = (".off", ".obj", ".ply", ".stl", ".glb")
+PARTS_SUFFIX = ".parts.npz"
+
+# Rotations (never reflections) that carry the named axis of a file to our z.
+_TO_Z_UP = {
+    "x": np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]]),
+    "y": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "z": np.eye(3),
+}
+UP_AXES = tuple(_TO_Z_UP)
+
+
+@dataclass
+class LabelledMesh:
+    """A triangle mesh, perhaps with a part number for every face.
+
+    Attributes:
+        vertices: (V, 3) float64. faces: (F, 3) int64.
+        face_parts: (F,) uint8, places in ``part_names``; None without part labels.
+        part_names: empty without part labels.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    face_parts: np.ndarray | None = None
+    part_names: tuple[str, ...] = ()
+
+
+def load_mesh(path: str | Path) -> LabelledMesh:
+    """Read a mesh as it is in the file: units, axes and duplicate vertices are kept.
+
+    OFF is read here, the other formats by trimesh; the objects of a GLB or OBJ scene are merged at
+    their places. (glTF is y up by its standard, so GLB files usually want ``--up y``.) Beside
+    ``x.off`` may lie ``x.parts.npz`` with ``face_parts`` (polygons in file order) and
+    ``part_names``. Vertices that no face uses are dropped.
+
+    Raises:
+        DataError: with the reason why the mesh cannot be used, without the file's name: unknown
+            format, unreadable, truncated, no faces, bad vertex numbers, not finite, no area,
+            or parts that do not fit.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".off":
+        vertices, faces, polygon = read_off(path)
+    else:
+        vertices, faces = _read_with_trimesh(path)
+        polygon = np.arange(len(faces))
+    if len(faces) == 0:
+        raise DataError("no faces")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise DataError(
+            f"vertex numbers from {faces.min()} to {faces.max()} for {len(vertices)} vertices"
+        )
+    used, faces = np.unique(faces, return_inverse=True)
+    mesh = LabelledMesh(vertices[used], faces.reshape(-1, 3))
+    if not np.isfinite(mesh.vertices).all():
+        raise DataError("coordinates that are not finite")
+    _check_area(mesh)
+    sidecar = path.with_name(path.stem + PARTS_SUFFIX)
+    if sidecar.is_file():
+        mesh.face_parts, mesh.part_names = _read_parts(sidecar, polygon)
+    return mesh
+
+
+def _check_area(mesh: LabelledMesh) -> None:
+    extent = np.ptp(mesh.vertices, axis=0).max()
+    if not 0 < extent < np.inf:
+        raise DataError("no area" if extent == 0 else "coordinates out of range")
+    scaled = (mesh.vertices - mesh.vertices[0]) / extent  # so that tiny and huge units fare alike
+    if face_normals(scaled, mesh.faces)[1].sum() < 1e-12:
+        raise DataError("no area")
+
+
+def _read_with_trimesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"format {path.suffix or 'without suffix'} is none of {', '.join(SUFFIXES)}"
+        )
+    logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # the reason goes into our message
+    try:
+        mesh = trimesh.load_scene(path, process=False).to_mesh()
+        return np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+    # trimesh's readers raise whatever the damage leads to, from KeyError to struct.error.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"unreadable {path.suffix[1:]}: {reason}") from error
+
+
+def _read_parts(path: Path, polygon: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    try:
+        with np.load(path) as file:
+            face_parts, part_names = file["face_parts"], file["part_names"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"unreadable part labels {path.name}: {error}") from error
+    if len(face_parts) <= polygon.max() or face_parts.max() >= len(part_names):
+        raise DataError(
+            f"part labels {path.name} do not fit: {len(face_parts)} faces with parts up to "
+            f"{face_parts.max()} of {len(part_names)}, for {polygon.max() + 1} faces"
+        )
+    return face_parts[polygon].astype(np.uint8), tuple(str(name) for name in part_names)
+
+
+def turn_up(points: np.ndarray, up: str) -> np.ndarray:
+    """Rotate points (N, 3) so that the file's ``up`` axis becomes z.
+
+    ``y``: (x, y, z) -> (x, -z, y). ``x``: (x, y, z) -> (-z, y, x). Both are rotations.
+
+    Raises:
+        ConfigError: ``up`` is none of x, y, z.
+    """
+    if up not in _TO_Z_UP:
+        raise ConfigError(f"up axis {up!r}, expected one of {', '.join(UP_AXES)}")
+    return points @ _TO_Z_UP[up].T.astype(points.dtype)
+
+
+def into_unit_sphere(points: np.ndarray) -> np.ndarray:
+    """Centre the bounding box of points (N, 3) on the origin and put the farthest at distance 1.
+
+    The bounding box, unlike the mean, does not depend on how densely a surface is tessellated.
+    """
+    centred = points - (points.min(axis=0) + points.max(axis=0)) / 2
+    centred = centred / np.abs(centred).max()  # first, so that no unit overflows in the squares
+    return centred / np.linalg.norm(centred, axis=1).max()

@@ -1,0 +1,223 @@
+"""A prepared split as one self-describing HDF5 file: its layout and its reader.
+
+S shapes in the order of their sorted ids, P points and V views a shape:
+
+    ids         (S,) strings            labels      (S,) int64
+    points      (S, P, 3) float32       unit sphere, z up, farthest-point order
+    normals     (S, P, 3) float16       of the face under each point; winding decides the sign
+    visibility  (S, P, ceil(V/8)) uint8 bit v (lowest first) says whether view v sees the point
+    parts       (S, P) uint8            only in sets with part labels: places in part_names[class]
+    intrinsics  (V, 3, 3) float64       extrinsics (V, 4, 4) float64, see data.cameras
+    images      (bytes,) uint8          PNG streams end to end, the views of a shape side by side
+    offsets     (S * V + 1,) int64      where each stream starts in ``images``
+
+Attributes: format, version, name, split, frame, source, class_names, part_names, recipe, settings
+(the last four JSON), recipe_hash, data_hash, image_size. All datasets are contiguous: a shape is
+one short read of each, and nothing here shrinks enough under compression to pay for it. The writer
+is ``data.split_writer``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from utils.errors import DataError
+
+FORMAT = "multiview-distillation split"
+VERSION = 1
+FRAME = "right-handed, z up, bounding box centred, scaled into the unit sphere"
+SPLITS = ("train", "test")
+UNLABELLED = 255  # part number of a point on a mesh without part labels
+
+DATASETS = (
+    "ids",
+    "labels",
+    "points",
+    "normals",
+    "visibility",
+    "intrinsics",
+    "extrinsics",
+    "images",
+    "offsets",
+)
+TEXTS = ("name", "split", "frame", "source", "recipe_hash", "data_hash")
+JSONS = ("class_names", "part_names", "recipe", "settings")
+
+
+def pack_visibility(visible: np.ndarray) -> np.ndarray:
+    """(..., V) bool -> (..., ceil(V/8)) uint8, view 0 in the lowest bit of the first byte."""
+    return np.packbits(visible, axis=-1, bitorder="little")
+
+
+def unpack_visibility(packed: np.ndarray, num_views: int) -> np.ndarray:
+    """(..., ceil(V/8)) uint8 -> (..., V) bool, the inverse of :func:`pack_visibility`."""
+    return np.unpackbits(packed, axis=-1, count=num_views, bitorder="little").astype(bool)
+
+
+class PreparedSplit:
+    """A prepared split on disk; small fields are read at once, arrays when asked for.
+
+    The file is opened once per process, on first use, so an instance may be handed to the worker
+    processes of a loader by fork or by pickle.
+
+    Attributes:
+        name, split, frame, source, recipe_hash, data_hash: strings.
+        ids: S strings. labels: (S,) int64. class_names: list of strings.
+        part_names: class -> list of part names, empty without part labels.
+        recipe, settings: dicts. num_views, num_points, image_size: ints.
+        intrinsics (V, 3, 3), extrinsics (V, 4, 4): float64, see ``data.cameras``.
+
+    Raises:
+        DataError: missing, truncated, not such a file, or inconsistent.
+    """
+
+    name: str
+    split: str
+    frame: str
+    source: str
+    recipe_hash: str
+    data_hash: str
+    class_names: list[str]
+    part_names: dict[str, list[str]]
+    recipe: dict[str, Any]
+    settings: dict[str, Any]
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._handle: h5py.File | None = None
+        self._owner = 0
+        if not self.path.is_file():
+            raise DataError(f"no prepared split at {path}; make it with python -m data.prepare")
+        try:
+            with h5py.File(self.path, "r") as file:
+                self._read_header(file)
+        except DataError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DataError(
+                f"{path} is damaged or no prepared split ({error}); prepare the set again"
+            ) from error
+
+    def _read_header(self, file: h5py.File) -> None:
+        if file.attrs.get("format") != FORMAT:
+            raise DataError(f"{self.path} is HDF5, but no split of python -m data.prepare")
+        if file.attrs["version"] != VERSION:
+            raise DataError(
+                f"{self.path} has version {file.attrs['version']}, expected {VERSION}; prepare the "
+                "set again"
+            )
+        absent = [name for name in DATASETS if name not in file]
+        if absent:
+            raise DataError(f"{self.path} lacks {', '.join(absent)}; prepare the set again")
+        for key in TEXTS:
+            setattr(self, key, str(file.attrs[key]))
+        for key in JSONS:
+            setattr(self, key, json.loads(file.attrs[key]))
+        self.ids = [item.decode() for item in file["ids"][()]]
+        self.labels = file["labels"][()].astype(np.int64)
+        self.intrinsics = file["intrinsics"][()]
+        self.extrinsics = file["extrinsics"][()]
+        self._offsets = file["offsets"][()]
+        self.num_points = int(file["points"].shape[1])
+        self.num_views = len(self.intrinsics)
+        self.image_size = int(file.attrs["image_size"])
+        self._check_shapes(file)
+
+    def _check_shapes(self, file: h5py.File) -> None:
+        shapes, points, views = len(self.ids), self.num_points, self.num_views
+        expected: dict[str, tuple[int, ...]] = {
+            "labels": (shapes,),
+            "points": (shapes, points, 3),
+            "normals": (shapes, points, 3),
+            "visibility": (shapes, points, -(-views // 8)),
+            "extrinsics": (views, 4, 4),
+            "offsets": (shapes * views + 1,),
+            "images": (int(self._offsets[-1]),),
+        }
+        if self.part_names:
+            expected["parts"] = (shapes, points)
+        for name, shape in expected.items():
+            if file[name].shape != shape:
+                raise DataError(f"{self.path}: {name} is {file[name].shape}, expected {shape}")
+        classes = len(self.class_names)
+        if shapes == 0 or self.labels.min() < 0 or self.labels.max() >= classes:
+            raise DataError(f"{self.path}: no shapes, or labels outside the {classes} classes")
+
+    @property
+    def _file(self) -> h5py.File:
+        # A handle that came through a fork shares its file position with the parent: open anew.
+        if self._handle is None or self._owner != os.getpid():
+            self._handle = h5py.File(self.path, "r")
+            self._owner = os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def points(self) -> np.ndarray:
+        """All clouds, (S, P, 3) float32."""
+        return self._file["points"][()]
+
+    def normals(self) -> np.ndarray:
+        """Unit normals of the faces under the points, (S, P, 3) float16, of either sign."""
+        return self._file["normals"][()]
+
+    def visibility(self) -> np.ndarray:
+        """Packed visibility, (S, P, ceil(V/8)) uint8; see :func:`unpack_visibility`."""
+        return self._file["visibility"][()]
+
+    def parts(self) -> np.ndarray:
+        """Part numbers, (S, P) uint8: places in ``part_names[class]``, or ``UNLABELLED``.
+
+        Raises:
+            DataError: the set has no part labels.
+        """
+        if not self.part_names:
+            raise DataError(f"{self.path} has no part labels; its meshes had no .parts.npz files")
+        return self._file["parts"][()]
+
+    def views(self, index: int) -> np.ndarray:
+        """The views of one shape, (V, H, W) or (V, H, W, 3) uint8."""
+        offsets = self._offsets[index * self.num_views : (index + 1) * self.num_views + 1]
+        streams = self._file["images"][offsets[0] : offsets[-1]].tobytes()
+        cuts = (offsets - offsets[0]).tolist()
+        try:
+            return np.stack(
+                [
+                    np.asarray(Image.open(io.BytesIO(streams[begin:end])))
+                    for begin, end in zip(cuts, cuts[1:], strict=False)
+                ]
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path}: views of {self.ids[index]} are damaged") from error
+
+
+def open_split(name: str | Path, split: str, root: str | Path = "data") -> PreparedSplit:
+    """Open ``root/name/split.h5``, or ``name/split.h5`` where ``name`` is a folder.
+
+    Raises:
+        DataError: there is no such set or split, or it is damaged.
+    """
+    folder = Path(root) / name
+    if not folder.is_dir() and Path(name).is_dir():
+        folder = Path(name)
+    path = folder / f"{split}.h5"
+    if path.is_file():
+        return PreparedSplit(path)
+    sets = sorted(item.parent.name for item in Path(root).glob("*/train.h5"))
+    known = f"there are {', '.join(sets)}" if sets else f"{root} holds no prepared set yet"
+    raise DataError(
+        f"no prepared split {path}: {known}. Make it with python -m data.prepare SOURCE --name "
+        f"{Path(name).name} (--shapes instead of SOURCE makes the embedded set)"
+    )

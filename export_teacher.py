@@ -1,0 +1,118 @@
+"""Export what a teacher knows of every shape: view codes, shape code and logits, by shape id.
+
+    python export_teacher.py ckpt/teacher/RUN.pth [--data NAME] [--output expt/teacher/RUN.h5]
+
+One forward pass over train and test, in evaluation mode. The file carries its provenance; students
+refuse it if it does not fit their data. Under ``torchrun`` the shapes are shared out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from data.bank import ARRAYS, Bank, write_bank
+from data.datasets import Part, ViewSet
+from data.storage import open_split
+from utils.checkpoint import build_model, fingerprint, read_model
+from utils.device import choose_device, prepare_process
+from utils.distributed import barrier, is_main, process_group
+from utils.engine import predict
+from utils.errors import ConfigError, DataError, run_main
+from utils.run import source_commit
+
+FIELDS = {
+    "view_codes": "view_codes",
+    "codes": "code",
+    "view_logits": "view_logits",
+    "logits": "logits",
+}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="of train_teacher.py")
+    parser.add_argument("--data", help="prepared set; default: the one the teacher was trained on")
+    parser.add_argument("--root", help="folder of the prepared sets; default: as in training")
+    parser.add_argument("--output", type=Path, help="default: expt/teacher/<checkpoint's name>.h5")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a bank of another teacher"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, help="shapes a step (16)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode views (0)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse()
+    device = choose_device(options.device)
+    prepare_process(device, options.threads)
+    with process_group(device):
+        export(options, device)
+
+
+def export(options: argparse.Namespace, device) -> None:
+    content = read_model(options.checkpoint, "teacher")
+    data = content["config"]["data"]
+    name, root = options.data or data["name"], options.root or data["root"]
+    splits = {part: open_split(name, part, root) for part in ("train", "test")}
+    output = options.output or Path("expt/teacher") / f"{Path(options.checkpoint).stem}.h5"
+    provenance = {
+        "data_name": splits["train"].name,
+        "data_hash": {part: split.data_hash for part, split in splits.items()},
+        "recipe_hash": splits["train"].recipe_hash,
+        "teacher_file": Path(options.checkpoint).name,
+        "teacher_hash": fingerprint(content["model"]),
+        "teacher_config": content["config"],
+        "commit": source_commit(),
+    }
+    if _already_there(output, provenance, options.overwrite):
+        return
+
+    teacher = build_model(content, options.checkpoint).to(device)
+    ids: list[str] = []
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
+    for split in splits.values():
+        shapes = ViewSet(
+            Part(split, np.arange(len(split.ids))), device, data["size"], options.workers
+        )
+        found = predict(
+            teacher, shapes.evaluation(options.batch_size), "views", list(FIELDS.values())
+        )
+        ids += split.ids
+        for array, field in FIELDS.items():
+            arrays[array].append(found[field])
+    if is_main():
+        joined = {name: np.concatenate(parts) for name, parts in arrays.items()}
+        write_bank(output, ids, joined, provenance)
+        print(f"exported {len(ids)} shapes x {joined['view_codes'].shape[1]} views to {output}")
+
+
+def _already_there(output: Path, provenance: dict, overwrite: bool) -> bool:
+    """Whether the bank exists as asked for; refuse to replace another one unless told to."""
+    barrier()
+    if overwrite or not output.exists():
+        return False
+    try:
+        found = Bank(output).provenance
+    except DataError as error:
+        raise DataError(f"{error}, with --overwrite") from error
+    commit = {"commit": None}  # later code may export the same teacher
+    if found | commit != json.loads(json.dumps(provenance)) | commit:
+        raise ConfigError(
+            f"{output} holds the codes of teacher {found['teacher_hash']} on {found['data_name']}, not "
+            f"of {provenance['teacher_hash']} on {provenance['data_name']} as they are now; choose "
+            "another --output or pass --overwrite"
+        )
+    if is_main():
+        print(f"{output} is already the export of this teacher")
+    return True
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""What computes: teachers, encoders, projection, heads, losses, methods, point operations."""

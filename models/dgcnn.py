@@ -1,0 +1,79 @@
+"""DGCNN (Wang et al., "Dynamic Graph CNN for Learning on Point Clouds", TOG 2019), PointMCD's form.
+
+Four edge convolutions, each on the graph of the k nearest neighbours in the feature space of the
+layer before (the first: in space), are concatenated and fused into one embedding per point:
+
+    x_i' = max_j LeakyReLU(BN(W [x_i ; x_j - x_i])),    j in the k nearest of x_i, itself included.
+
+paper: the embedding ends in LeakyReLU and the cloud feature is max || mean, 2048 channels.
+here: it ends in ReLU and the cloud feature is the maximum, 1024 channels, because that is the
+student that PointMCD trained and released.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.edges import edge_moments, full_precision, neighbour_max, norm_as_affine
+from models.layers import SharedMLP
+from models.outputs import EncoderOutput
+from models.pointops import knn
+
+WIDTHS = (64, 64, 128, 256)
+
+
+class EdgeConv(nn.Module):
+    """One edge convolution on the graph of the ``k`` nearest neighbours of its own input.
+
+    W [x_i ; x_j - x_i] = (W1 - W2) x_i + W2 x_j, so the linear map runs on points instead of edges;
+    see :mod:`models.edges` for what that makes of the normalisation and the maximum.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, k: int):
+        super().__init__()
+        self.k = k
+        self.linear = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = nn.BatchNorm1d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, in_channels) to (B, N, out_channels); N must be at least ``k``."""
+        index = knn(x.detach(), x.detach(), self.k)  # (B, N, k)
+        of_point, of_edge = self.linear.weight.chunk(2, dim=1)
+        own = full_precision(F.linear(x, of_point - of_edge))  # (B, N, C)
+        other = full_precision(F.linear(x, of_edge))  # (B, N, C)
+        moments = edge_moments(own, other, index) if self.norm.training else None
+        scale, shift = norm_as_affine(self.norm, moments, index.numel())
+        # the scale goes in before the maximum because its sign decides which neighbour that is
+        highest = neighbour_max(other * scale, index)
+        return F.leaky_relu(torch.addcmul(highest + shift, own, scale), 0.2)
+
+
+class DGCNN(nn.Module):
+    """Encoder: (B, N, 3) points to an embedding of 1024 channels (not negative) for every point."""
+
+    feature_channels = 1024
+    global_channels = 1024
+
+    def __init__(self, k: int = 20):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            EdgeConv(before, after, k) for before, after in zip((3, *WIDTHS), WIDTHS, strict=False)
+        )
+        self.fusion = SharedMLP([sum(WIDTHS), self.feature_channels])
+
+    def forward(self, points: Tensor) -> EncoderOutput:
+        """``points`` (B, N, 3); returns N embeddings, in the order of the points, and their max."""
+        scales = []
+        x = points
+        for conv in self.convs:
+            x = conv(x)
+            scales.append(x)
+        features = self.fusion(torch.cat(scales, dim=2))  # (B, N, 1024)
+        every = torch.arange(points.shape[1], device=points.device)
+        return EncoderOutput(
+            point_features=features,
+            point_index=every.expand(len(points), -1),
+            global_feature=features.max(dim=1).values,
+        )

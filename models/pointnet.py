@@ -1,0 +1,82 @@
+"""PointNet (Qi et al., "PointNet: Deep Learning on Point Sets for 3D Classification and
+Segmentation", CVPR 2017), in the variant that PointMCD trained.
+
+Every point passes the same small network on its own, the cloud is their maximum. Two transform
+networks predict a matrix for each cloud: 3x3 on the positions, 64x64 on the first features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import SharedMLP
+from models.outputs import EncoderOutput
+
+
+class TransformNet(nn.Module):
+    """A small PointNet that predicts a C x C matrix for each cloud; it starts at the identity.
+
+    paper: widths 64-128-1024, then 512-256.
+    here: 64-64-256, then 64-64, as in PointMCD's student.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.of_points = SharedMLP([channels, 64, 64, 256], bias=True)
+        self.of_cloud = SharedMLP([256, 64, 64], bias=True)
+        self.last = nn.Linear(64, channels * channels)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) to (B, C, C)."""
+        cloud = self.of_points(x).max(dim=1).values  # (B, 256)
+        change = self.last(self.of_cloud(cloud)).float()  # (B, C * C)
+        channels = x.shape[2]
+        return change.view(-1, channels, channels) + torch.eye(channels, device=x.device)
+
+
+class PointNet(nn.Module):
+    """Encoder: (B, N, 3) points to an embedding of 1024 channels (not negative) for every point.
+
+    paper: the last layer has no ReLU in common implementations.
+    here: it has one, as in PointMCD, which pools the embeddings of the visible points.
+    """
+
+    feature_channels = 1024
+    global_channels = 1024
+
+    def __init__(self):
+        super().__init__()
+        self.point_transform = TransformNet(3)
+        self.feature_transform = TransformNet(64)
+        self.first = SharedMLP([3, 64], bias=True)
+        self.rest = SharedMLP([64, 128, self.feature_channels], bias=True)
+
+    def forward(self, points: Tensor) -> EncoderOutput:
+        """``points`` (B, N, 3); returns N embeddings in the order of the points and their maximum.
+
+        ``extra_losses["transform"]`` is the orthogonality term of the feature transform, unweighted.
+        """
+        # positions stay in float32, also under autocast
+        with torch.autocast(points.device.type, enabled=False):
+            points = points.float() @ self.point_transform(points.float())
+        x = self.first(points)  # (B, N, 64)
+        transform = self.feature_transform(x)  # (B, 64, 64)
+        features = self.rest(x @ transform.to(x.dtype))  # (B, N, 1024)
+        every = torch.arange(points.shape[1], device=points.device)
+        return EncoderOutput(
+            point_features=features,
+            point_index=every.expand(len(points), -1),
+            global_feature=features.max(dim=1).values,
+            extra_losses={"transform": orthogonality(transform)},
+        )
+
+
+def orthogonality(transform: Tensor) -> Tensor:
+    """|| A A^T - I ||, the Frobenius norm, averaged over the batch of A (B, C, C): a scalar."""
+    with torch.autocast(transform.device.type, enabled=False):
+        transform = transform.float()
+        gram = transform @ transform.transpose(1, 2)
+    return (gram - torch.eye(gram.shape[1], device=gram.device)).norm(dim=(1, 2)).mean()

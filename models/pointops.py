@@ -1,0 +1,168 @@
+"""Sampling, neighbours and interpolation on point clouds, the only place where indices are made.
+
+B clouds, N points, S queries or centres, C coordinates or channels. Distances are computed in
+float32 outside autocast: in bfloat16 a few per cent of the neighbours would be other ones. No
+gradient flows through an index. Every choice is defined, so the same cloud gives the same indices
+whatever its batch mates: of equal distances the lowest index comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from utils.errors import ConfigError
+
+# Entries of one distance matrix, (b, S, N) for some b clouds at a time. On a CPU it should fit the
+# cache; on a GPU it should fill the device and still leave the memory to the network.
+CPU_ENTRIES = 2**20
+GPU_ENTRIES = 2**26
+
+
+@torch.no_grad()
+def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
+    """Indices (B, m) int64 of points that are each the farthest from those chosen before.
+
+    ``points`` is (B, N, 3), the first choice is point ``start``. Squared distances are summed in the
+    order x, y, z, so a prefix of a cloud stored in farthest-point order is its own sample. When a
+    cloud has fewer than m different points, the rest of the indices are 0.
+
+    Raises:
+        ConfigError: if N < m.
+    """
+    batch, count, _ = points.shape
+    _require(count, m, "centres to sample")
+    xyz = points.float().permute(2, 0, 1).contiguous()  # (3, B, N)
+    chosen = torch.empty(m, batch, dtype=torch.int64, device=points.device)
+    chosen[0] = start
+    nearest = torch.full_like(xyz[0], torch.inf)  # squared distance to the chosen ones
+    offset = torch.empty_like(xyz)
+    x, y, z = offset
+    for step in range(1, m):
+        last = chosen[step - 1].view(1, batch, 1).expand(3, batch, 1)
+        torch.sub(xyz, xyz.gather(2, last), out=offset)
+        offset.mul_(offset)
+        torch.minimum(nearest, x.add_(y).add_(z), out=nearest)
+        torch.argmax(nearest, dim=1, out=chosen[step])
+    return chosen.T.contiguous()
+
+
+@torch.no_grad()
+def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor:
+    """Indices (B, S, k) int64 of the first k points, by index, within ``radius`` of each centre.
+
+    Balls are closed. One with fewer points repeats its first one, an empty one repeats the nearest
+    point. ``points`` (B, N, 3) and ``centres`` (B, S, 3) are in the same units as ``radius``.
+
+    paper: PointNet++ (Qi et al., NeurIPS 2017) takes any k points within the radius.
+    here: the first k, as its authors' code does, because that is defined without a random draw.
+    """
+    slots = torch.arange(k, device=points.device)
+    parts = []
+    for some_points, some_centres in _by_clouds(points, centres):
+        distance = _squared_distances(some_centres, some_points)  # (b, S, N)
+        inside = distance <= radius**2
+        counts = inside.sum(dim=2)  # (b, S)
+        # hits come ordered by cloud, centre and point, so those of one centre are a run of them
+        hits = inside.nonzero()[:, 2]
+        begins = counts.flatten().cumsum(0).view_as(counts) - counts
+        slot = torch.where(slots < counts.unsqueeze(2), slots, 0)  # (b, S, k)
+        empty = counts == 0
+        if empty.any():
+            hits = torch.cat([hits, distance[empty].argmin(dim=1)])
+            begins[empty] = torch.arange(len(hits) - int(empty.sum()), len(hits), device=hits.device)
+        parts.append(hits[begins.unsqueeze(2) + slot])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
+    """Indices (B, S, k) int64 of the k nearest points of each query, nearest first.
+
+    ``points`` (B, N, C) and ``queries`` (B, S, C) may be positions or features. In three dimensions
+    distances are sums of squared differences, and equal points have equal distances. In feature
+    space they come from the expansion |p|^2 - 2 p.q (less |q|^2, which orders nothing), because
+    the differences would cost C times the memory traffic.
+
+    Raises:
+        ConfigError: if N < k.
+    """
+    count = points.shape[1]
+    _require(count, k, "neighbours of each point")
+    exact = points.shape[2] <= 3
+    position = torch.arange(count, device=points.device)
+    parts = []
+    for some_points, some_queries in _by_clouds(points, queries):
+        distance = (_squared_distances if exact else _feature_order)(some_queries, some_points)
+        # One integer orders by distance, then index: the bits of a float ascend with its value, with
+        # those of a negative one flipped but for the sign.
+        bits = distance.view(torch.int32)
+        if not exact:
+            bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+        key = bits.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(position)
+        parts.append(key.topk(k, dim=2, largest=False).values.bitwise_and_(0xFFFFFFFF))
+    return torch.cat(parts)
+
+
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``x`` (B, N, C) at ``index`` (B, ...) int64: (B, ..., C), differentiable in ``x``."""
+    count, channels = x.shape[1:]
+    rows = flat_rows(index, count).flatten()
+    return x.reshape(-1, channels).index_select(0, rows).view(*index.shape, channels)
+
+
+def flat_rows(index: Tensor, count: int) -> Tensor:
+    """``index`` (B, ...) into clouds of ``count`` points, as rows of the (B * N, C) matrix."""
+    first = torch.arange(0, len(index) * count, count, device=index.device)
+    return index + first.view(-1, *[1] * (index.dim() - 1))
+
+
+def interpolate_three_nn(points: Tensor, known: Tensor, features: Tensor) -> Tensor:
+    """Features (B, S, C) of ``known`` positions (B, S, 3) carried to ``points`` (B, N, 3).
+
+    Each point takes the mean of its three nearest known positions (of all, if there are fewer),
+    weighted by the inverse of the squared distance (Qi et al., PointNet++, equation 2). Returns
+    (B, N, C), differentiable in ``features``.
+    """
+    index = knn(known, points, min(3, known.shape[1]))  # (B, N, 3)
+    with torch.no_grad():
+        offset = gather_rows(known.float(), index) - points.float().unsqueeze(2)
+        weight = 1 / (offset.square().sum(dim=3) + 1e-8)
+        weight = weight / weight.sum(dim=2, keepdim=True)  # (B, N, 3)
+    return (gather_rows(features, index) * weight.unsqueeze(3)).sum(dim=2)
+
+
+def _require(count: int, wanted: int, what: str) -> None:
+    if count < wanted:
+        raise ConfigError(
+            f"a cloud of {count} points cannot give {wanted} {what}: "
+            f"use at least {wanted} points or another encoder"
+        )
+
+
+def _by_clouds(points: Tensor, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both in float32, some clouds at a time, so that a (b, S, N) matrix stays small."""
+    limit = CPU_ENTRIES if points.device.type == "cpu" else GPU_ENTRIES
+    clouds = max(1, limit // (points.shape[1] * queries.shape[1]))
+    yield from zip(points.float().split(clouds), queries.float().split(clouds), strict=True)
+
+
+def _squared_distances(queries: Tensor, points: Tensor) -> Tensor:
+    """(b, S, D) and (b, N, D) to (b, S, N): squared differences, summed in order of the axes."""
+    of_queries = queries.permute(2, 0, 1).unsqueeze(3).contiguous()  # (D, b, S, 1)
+    of_points = points.permute(2, 0, 1).unsqueeze(2).contiguous()  # (D, b, 1, N)
+    total = (of_queries[0] - of_points[0]).square_()
+    term = torch.empty_like(total)
+    for query, point in zip(of_queries[1:], of_points[1:], strict=True):
+        torch.sub(query, point, out=term)
+        total.add_(term.mul_(term))
+    return total
+
+
+def _feature_order(queries: Tensor, points: Tensor) -> Tensor:
+    """|p|^2 - 2 p.q: (b, S, C) and (b, N, C) to (b, S, N)."""
+    square = points.square().sum(dim=2).unsqueeze(1)  # (b, 1, N)
+    with torch.autocast(points.device.type, enabled=False):
+        return torch.baddbmm(square, queries, points.transpose(1, 2), alpha=-2)

@@ -1,0 +1,92 @@
+"""Visibility-aware feature projection (VAFP), the core of PointMCD (Zhang, Hou, Qian, TMM 2023).
+
+A point cloud and an image of the same shape meet in what the image can see. For every view v the
+embeddings e_n of the points that v sees are max-pooled channel by channel,
+
+    f_v = max { e_n : n visible in v },
+
+one head shared by all views maps f_v to the code size of the 2D teacher, and the result s_v is
+pulled to the teacher's code t_v of that same view:  L_vafp = mean |s_v - t_v|.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
+    """Channel-wise maximum over the points that each view sees.
+
+    paper: multiply the embeddings by the 0/1 visibility and take the maximum over all points.
+    here: the maximum over the visible points only, because the product is right only where no
+    embedding is negative; for embeddings that end in a ReLU both give the same values.
+
+    The published form repeats the embeddings for every view, (B, V, M, C). This one lists the
+    visible rows of each (sample, view) pair as a bag of indices into the (B * M, C) matrix and
+    reduces every bag in one kernel, so the only large tensor is the gradient of the embeddings.
+
+    Args:
+        point_features: (B, M, C) floating point, any sign.
+        visibility: (B, M, V) bool; True where the view sees the point.
+
+    Returns:
+        (B, V, C). A view that sees no point gives zeros. The gradient of each value goes to one
+        point, the lowest-indexed of those that attain the maximum.
+
+    Raises:
+        ValueError: if the shapes do not belong together or ``visibility`` is not bool.
+    """
+    if visibility.dim() != 3 or visibility.shape[:2] != point_features.shape[:2]:
+        raise ValueError(
+            f"visibility must be (B, M, V) with the B and M of point_features "
+            f"{tuple(point_features.shape)}, found {tuple(visibility.shape)}"
+        )
+    if visibility.dtype is not torch.bool:
+        raise ValueError(f"visibility must be bool, found {visibility.dtype}")
+    batch, count, channels = point_features.shape
+    views = visibility.shape[2]
+    seen = visibility.transpose(1, 2)  # (B, V, M)
+    sample, _, point = seen.nonzero(as_tuple=True)  # ordered by sample, view, point
+    bag_sizes = seen.sum(dim=2).flatten()  # (B * V)
+    pooled = F.embedding_bag(
+        sample * count + point,
+        point_features.reshape(batch * count, channels),
+        bag_sizes.cumsum(0) - bag_sizes,
+        mode="max",
+    )
+    return pooled.view(batch, views, channels)
+
+
+class ViewProjection(nn.Module):
+    """The head that all views share: Linear without bias, batch norm over the B * V rows, ReLU.
+
+    Maps pooled embeddings (B, V, C) to student view codes (B, V, D), which are not negative, like
+    the teacher's. Views without a visible point take part in the batch statistics as zero rows,
+    as in the published code; they are left out of the loss.
+    """
+
+    def __init__(self, feature_channels: int, code_size: int = 512):
+        super().__init__()
+        self.linear = nn.Linear(feature_channels, code_size, bias=False)
+        self.norm = nn.BatchNorm1d(code_size)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        rows = self.norm(self.linear(pooled.flatten(0, 1)))  # (B * V, D)
+        return F.relu(rows).view(*pooled.shape[:2], -1)
+
+
+def alignment_loss(student_codes: Tensor, teacher_codes: Tensor, has_visible: Tensor) -> Tensor:
+    """Plain L1 between the view codes, averaged over the views that see at least one point.
+
+    Args:
+        student_codes, teacher_codes: (B, V, D); no gradient flows to the teacher's.
+        has_visible: (B, V) bool, False for views that see no point.
+
+    Returns:
+        Scalar; zero (with a gradient of zero) when no view of the batch sees a point.
+    """
+    per_view = (student_codes.float() - teacher_codes.detach().float()).abs().mean(dim=2)  # (B, V)
+    weight = has_visible.to(per_view.dtype)
+    return (per_view * weight).sum() / weight.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""How results are made: shell scripts, their configurations, tables and pictures."""

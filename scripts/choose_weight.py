@@ -1,0 +1,54 @@
+"""The task weight of a baseline, chosen on held-out shapes of train.
+
+    python -m scripts.choose_weight --data PSB26 --model pointnet
+
+Reads the validation rows of the table of results and prints the weight with the best overall
+accuracy (mean over seeds; the smaller weight if two are equal).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from statistics import mean
+
+from scripts.make_tables import latest
+from utils import results
+from utils.errors import DataError, run_main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", default="expt/results.csv")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", required=True)
+    options = parser.parse_args()
+    print(f"{choose(results.read(options.results), options.data, options.model):g}")
+
+
+def choose(rows: list[results.Result], data: str, model: str) -> float:
+    """The task weight whose baselines do best on the validation split.
+
+    Raises:
+        DataError: no baseline of this model was tested on a validation split of this set.
+    """
+    scores: dict[float, list[float]] = defaultdict(list)
+    for row in latest(rows):
+        if (row.data, row.model, row.split, row.method) == (data, model, "val", "baseline"):
+            scores[task_weight(row.recipe)].append(row.overall)
+    if not scores:
+        raise DataError(
+            f"no baseline of {model} was tested on the validation split of {data}: train with "
+            "loss.distill=0 protocol.val_fraction=0.2 and run test.py --split val"
+        )
+    return min(scores, key=lambda weight: (-mean(scores[weight]), weight))
+
+
+def task_weight(recipe: str) -> float:
+    """The number behind ``task`` in a recipe such as ``task 0.1 distill 1; sgd 0.1, batch 64``."""
+    words = recipe.partition(";")[0].split()
+    return float(words[words.index("task") + 1])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,146 @@
+"""Checkpoints: tensors and plain values only, self-describing, whole or not there.
+
+A model checkpoint holds everything needed to build and use the network:
+
+    format    "multiview-distillation checkpoint"
+    version   1
+    role      "student" or "teacher"
+    build     arguments of the role's builder (encoder, head, number of classes, ...)
+    classes   class names, in the order of the logits
+    model     state dict
+    config    the resolved configuration of the run
+    training  epochs, seed, commit, wall seconds, data hash, ... (primitives)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import DataError
+from utils.files import atomic_path
+
+FORMAT = "multiview-distillation checkpoint"
+VERSION = 1
+
+# Which function builds the network of a role. Named, not imported: `utils` depends on nothing of
+# ours, and a checkpoint must not be able to name code of its own.
+_BUILDERS = {
+    "student": ("models.students", "build_student"),
+    "teacher": ("models.teacher", "build_teacher"),
+}
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Write ``content`` atomically; equal content gives equal bytes."""
+    buffer = io.BytesIO()  # a file's name would become part of the archive
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a file of :func:`save` with ``weights_only=True``.
+
+    Raises:
+        DataError: no such file, or not a file that PyTorch can read safely.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"no checkpoint at {path}; train one, or give the path of an existing one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise DataError(
+            f"{path} cannot be read as a checkpoint of tensors and plain values "
+            f"({first_line}); it is damaged or something else"
+        ) from error
+    return content
+
+
+def save_model(
+    path: str | Path,
+    role: str,
+    network: nn.Module,
+    build: dict[str, Any],
+    classes: list[str],
+    config: dict[str, Any],
+    training: dict[str, Any],
+) -> None:
+    """Write a model checkpoint; see the head of this file for its fields."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "role": role,
+        "build": build,
+        "classes": classes,
+        "model": {name: value.detach().cpu() for name, value in network.state_dict().items()},
+        "config": config,
+        "training": training,
+    }
+    save(path, content)
+
+
+def read_model(path: str | Path, role: str | None = None) -> dict[str, Any]:
+    """Read and check a model checkpoint.
+
+    Raises:
+        DataError: unreadable, not a model checkpoint, of another role or a newer version.
+    """
+    content = read(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(
+            f"{path} is not a model checkpoint of this project; train_teacher.py and "
+            "train_student.py write them under ckpt/"
+        )
+    if content["version"] > VERSION:
+        raise DataError(
+            f"{path} has version {content['version']}, this code reads up to {VERSION}: update it"
+        )
+    if content["role"] not in _BUILDERS or (role is not None and content["role"] != role):
+        raise DataError(
+            f"{path} is the checkpoint of a {content['role']}, expected a {role or 'known role'}"
+        )
+    return content
+
+
+def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
+    """The network of a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        DataError: the weights do not fit the network that the checkpoint describes.
+    """
+    module, function = _BUILDERS[content["role"]]
+    network = getattr(importlib.import_module(module), function)(**content["build"])
+    try:
+        network.load_state_dict(content["model"], strict=True)
+    except RuntimeError as error:
+        raise DataError(f"the weights in {path} do not fit its own description: {error}") from error
+    return network.eval()
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The model of a checkpoint, ready for inference: evaluation mode, no gradients, on ``device``.
+
+    ``network.classes`` holds the class names. Raises DataError for files that do not fit.
+    """
+    content = read_model(path)
+    network = build_model(content, path).to(device).requires_grad_(False)
+    network.classes = content["classes"]
+    return network
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """First 16 hex digits of the SHA-256 over names, shapes and bytes of a state dict."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

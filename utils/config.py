@@ -1,0 +1,135 @@
+"""Configuration: YAML with one parent, typed defaults, ``a.b=c`` overrides.
+
+A YAML file holds only what differs from its ``parent`` (a path relative to itself); the defaults
+are the fields of a pydantic model (``utils/settings.py``). An unknown key or a wrong type is an
+error that names the key and, where one is near, the key that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from utils.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` when a known name is near, else an empty string."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
+    """Build settings from command-line words: one YAML file and ``a.b=c`` overrides.
+
+    Raises:
+        ConfigError: no file or more than one, a missing or malformed one, an unknown key, a value of
+            the wrong type or out of range.
+    """
+    files = [word for word in arguments if "=" not in word]
+    if len(files) != 1:
+        raise ConfigError(
+            f"expected one YAML file, such as scripts/configs/pointnet.yaml, and group.key=value "
+            f"overrides; found the files {files}"
+        )
+    values = read_yaml(files[0])
+    for word in arguments:
+        if "=" in word:
+            override(values, word)
+    return validate(schema, values)
+
+
+def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file on top of its parent's, without ``parent`` itself."""
+    path = Path(path)
+    if path.resolve() in seen:
+        raise ConfigError(f"{path} is its own ancestor: a configuration has one parent, in a line")
+    if not path.is_file():
+        raise ConfigError(f"no configuration file {path}; scripts/configs/ holds the shipped ones")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys, found {type(values).__name__}")
+    parent = values.pop("parent", None)
+    if parent is None:
+        return values
+    return merge(read_yaml(path.parent / str(parent), (*seen, path.resolve())), values)
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``base``, mapping by mapping; other values are replaced whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def override(values: dict[str, Any], word: str) -> None:
+    """Set ``a.b=c`` in ``values``; the right side is read as YAML (numbers, lists, null, true)."""
+    key, _, text = word.partition("=")
+    *groups, last = key.split(".")
+    if not all([*groups, last]):
+        raise ConfigError(f"cannot read the override {word!r}: expected group.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value in {word!r}: {error}") from error
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{word!r}: {group!r} is a value, not a group of keys")
+    values[last] = value
+
+
+def validate(schema: type[Settings], values: dict[str, Any]) -> Settings:
+    """``values`` as checked settings; every problem is named in one ConfigError."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_describe(schema, item) for item in error.errors())
+        raise ConfigError(problems) from error
+
+
+def _describe(schema: type[BaseModel], item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = _keys(schema, location[:-1])
+        return f"unknown key {key!r}, known here: {known}{did_you_mean(location[-1], known)}"
+    if item["type"] == "missing":
+        return f"{key} is required: give it in the YAML file or as {key}=VALUE"
+    return f"{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _keys(schema: type[BaseModel], groups: Sequence[str]) -> list[str]:
+    """The field names of the group that ``groups`` leads to."""
+    for group in groups:
+        schema = schema.model_fields[group].annotation
+    return list(schema.model_fields)
+
+
+def dump_yaml(settings: BaseModel) -> str:
+    """The resolved settings as YAML, in the order of the schema."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys in which two nested mappings differ, as ``a.b: found X, expected Y``."""
+    lines = []
+    for key in sorted(found.keys() | expected.keys()):
+        one, two = found.get(key), expected.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            lines += differences(one, two, f"{prefix}{key}.")
+        elif one != two:
+            lines.append(f"{prefix}{key}: found {one!r}, expected {two!r}")
+    return lines

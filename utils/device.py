@@ -1,0 +1,80 @@
+"""Where computation runs, how it is seeded and, on a CPU, how memory is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+import torch
+
+from utils.errors import ConfigError
+
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called ``name``; ``auto`` takes this process's GPU if there is one.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}, expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"device {name!r} was asked for and PyTorch sees no GPU here; use cpu"
+            )
+        device = torch.device("cuda", device.index or int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
+
+
+def prepare_process(device: torch.device, threads: int = 0) -> None:
+    """Settings of a whole training or test process.
+
+    On a CPU, operations become bit-for-bit repeatable and freed memory stays in the process: glibc
+    returns large blocks to the system after each step, and faulting them in again costs more than
+    the arithmetic of the step.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        keep_freed_memory()
+    else:
+        torch.set_float32_matmul_precision("high")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to serve large blocks from the heap and never to trim it; elsewhere, nothing."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def seed_everything(*keys: int) -> None:
+    """Seed PyTorch's generators from integers such as (seed, epoch, rank).
+
+    Called at the start of every epoch, so that a resumed run draws what an undisturbed one would.
+    """
+    mixed = 0
+    for key in keys:
+        mixed = (mixed * 1_000_003 + key + 1) % (2**63 - 1)
+    torch.manual_seed(mixed)
+
+
+def describe(device: torch.device) -> str:
+    """A few words for the results table, such as ``cuda: NVIDIA H200`` or ``cpu, 2 threads``."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,49 @@
+"""Classification metrics from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Counts (K, K), row = true class, column = predicted class.
+
+    Raises:
+        ValueError: a label or prediction outside 0..K-1, or arrays of different lengths.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.shape != predictions.shape:
+        raise ValueError(f"{labels.shape} labels against {predictions.shape} predictions")
+    both = np.concatenate([labels, predictions])
+    if both.size and (both.min() < 0 or both.max() >= classes):
+        raise ValueError(f"class {both.min()}..{both.max()} outside 0..{classes - 1}")
+    flat = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return flat.reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class ClassificationScore:
+    """Percentages: ``overall`` accuracy, ``mean_class`` (mean recall of the classes that occur),
+    and ``per_class`` recall (K,), NaN for a class without a shape."""
+
+    overall: float
+    mean_class: float
+    per_class: np.ndarray
+
+
+def score(confusion: np.ndarray) -> ClassificationScore:
+    """Accuracies of a confusion matrix (K, K) with at least one shape."""
+    total = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = 100.0 * np.diag(confusion) / total
+    overall = 100.0 * np.trace(confusion) / total.sum()
+    return ClassificationScore(float(overall), float(np.nanmean(recall)), recall)
+
+
+def accuracies(outputs: dict[str, np.ndarray]) -> dict[str, float]:
+    """``eval/overall`` and ``eval/mean_class`` in percent from ``label`` (S,) and ``logits`` (S, K)."""
+    logits = outputs["logits"]
+    result = score(confusion_matrix(outputs["label"], logits.argmax(axis=1), logits.shape[1]))
+    return {"eval/overall": result.overall, "eval/mean_class": result.mean_class}

@@ -1,0 +1,97 @@
+"""Pictures for TensorBoard and for results: view grid, visibility, confusion matrix, embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.files import atomic_path
+from utils.metrics import confusion_matrix
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure  # noqa: E402  (the backend has to be chosen first)
+
+_GRID_SHAPES = 4
+_EMBEDDING_SHAPES = 2000
+
+
+def view_grid(writer, epoch: int, views: Tensor) -> None:
+    """The views of the first shapes of a batch (B, V, C, H, W), a row a shape."""
+    shown = views[:_GRID_SHAPES]
+    if shown.dtype == torch.uint8:
+        shown = shown.float() / 255
+    rows = [torch.cat(list(shape), dim=2) for shape in shown]  # (C, H, V * W) each
+    writer.add_image("views", torch.cat(rows, dim=1), epoch)
+
+
+def cloud(writer, epoch: int, points: Tensor, visibility: Tensor | None) -> None:
+    """One cloud (N, 3) as the network sees it, coloured by what the first view sees of it.
+
+    ``visibility``: (B, N, V) of the batch that the cloud leads, or None.
+    """
+    figure = Figure(figsize=(5, 5))
+    axes = figure.add_subplot(projection="3d")
+    seen = None if visibility is None else visibility[0, :, 0].cpu().numpy()
+    scatter_cloud(axes, points.cpu().numpy(), seen)
+    writer.add_figure("cloud", figure, epoch)
+
+
+def scatter_cloud(axes, points: np.ndarray, seen: np.ndarray | None) -> None:
+    """Draw (N, 3) points on 3D axes: seen points in colour, hidden ones grey."""
+    colours = "tab:blue" if seen is None else np.where(seen, "tab:orange", "lightgrey")
+    axes.scatter(*points.T, c=colours, s=3)
+    axes.set_box_aspect((1, 1, 1))
+    limit = float(np.abs(points).max())
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), zlim=(-limit, limit))
+    axes.set_axis_off()
+
+
+def confusion_figure(confusion: np.ndarray, classes: list[str]) -> Figure:
+    """A confusion matrix (K, K), rows normalised to shares of the true class."""
+    size = 3 + 0.28 * len(classes)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.add_subplot()
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=90, fontsize=8)
+    axes.set_yticks(places, classes, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(classes) <= 40:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            shade = "white" if share[row, column] > 0.5 else "black"
+            axes.text(
+                column,
+                row,
+                confusion[row, column],
+                ha="center",
+                va="center",
+                fontsize=6,
+                color=shade,
+            )
+    return figure
+
+
+def confusion(writer, epoch: int, outputs: dict[str, np.ndarray], classes: list[str]) -> None:
+    """The confusion matrix of ``logits`` (S, K) against ``label`` (S,)."""
+    matrix = confusion_matrix(outputs["label"], outputs["logits"].argmax(axis=1), len(classes))
+    writer.add_figure("confusion", confusion_figure(matrix, classes), epoch)
+
+
+def embedding(
+    writer, epoch: int, codes: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> None:
+    """Codes (S, D) for TensorBoard's projector, labelled by class; the first 2,000 shapes."""
+    names = [classes[label] for label in labels[:_EMBEDDING_SHAPES]]
+    writer.add_embedding(codes[:_EMBEDDING_SHAPES], metadata=names, global_step=epoch, tag="codes")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,0 +1,115 @@
+"""The folder of a run: resolved configuration, state to resume from, one JSON line an epoch,
+TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from utils import checkpoint
+from utils.config import differences, dump_yaml
+from utils.device import describe
+from utils.distributed import barrier, is_main, world_size
+from utils.errors import ConfigError
+from utils.files import atomic_path
+
+
+class Run:
+    """``expt/runs/<name>/``. Only the main process writes; all processes may read.
+
+    Raises:
+        ConfigError: the folder belongs to a run of another configuration.
+    """
+
+    def __init__(self, folder: Path, settings: BaseModel, restart: bool = False):
+        self.folder = folder
+        self.state_path = folder / "state.pth"
+        self.log_path = folder / "log.jsonl"
+        # Where a run computes and whether it restarts are not part of what it computes.
+        self.identity = settings.model_dump(mode="json", exclude={"run"})
+        barrier()
+        if restart and is_main() and folder.exists():
+            shutil.rmtree(folder)
+        barrier()
+        self._refuse_other_configuration()
+        barrier()
+        if is_main():
+            with atomic_path(folder / "config.yaml") as temporary:
+                temporary.write_text(dump_yaml(settings))
+            with atomic_path(folder / "identity.json") as temporary:
+                temporary.write_text(json.dumps(self.identity, indent=1))
+
+    def _refuse_other_configuration(self) -> None:
+        path = self.folder / "identity.json"
+        if not path.is_file():
+            return
+        differing = differences(json.loads(path.read_text()), self.identity)
+        if differing:
+            raise ConfigError(
+                f"{self.folder} holds a run of another configuration ({'; '.join(differing[:4])}); "
+                "give this one another run.name=, or run.restart=true to throw that one away"
+            )
+
+    def load_state(self) -> dict[str, Any] | None:
+        """What :meth:`save_state` wrote last, or None."""
+        return checkpoint.read(self.state_path) if self.state_path.is_file() else None
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        if is_main():
+            checkpoint.save(self.state_path, state)
+
+    def log_epoch(self, record: dict[str, Any]) -> None:
+        """Append one epoch, dropping lines of this or a later epoch that a killed run left."""
+        if not is_main():
+            return
+        lines = self.log_path.read_text().splitlines() if self.log_path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] < record["epoch"]]
+        with atomic_path(self.log_path) as temporary:
+            temporary.write_text("\n".join([*kept, json.dumps(record)]) + "\n")
+
+
+def training_record(
+    history: dict[str, Any], config: BaseModel, split: Any, device: torch.device
+) -> dict[str, Any]:
+    """What a checkpoint says of its training, beside the configuration.
+
+    Args:
+        history: of :func:`utils.engine.fit`. split: the prepared training split.
+    """
+    return {
+        "epochs": history["epoch"],
+        "seconds": history["seconds"],
+        "metrics": history["metrics"],
+        "commit": history["commit"],
+        "device": describe(device),
+        "processes": world_size(),
+        "data_hash": split.data_hash,
+        "recipe_hash": split.recipe_hash,
+        "val_fraction": config.protocol.val_fraction,
+        "val_seed": config.protocol.val_seed,
+    }
+
+
+def source_commit() -> str:
+    """Short hash of this code's commit, ``+`` behind it if files were changed, or ``unknown``."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "--short=10", "HEAD")
+        # The table of results is written by every test run and is not code.
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!expt")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()

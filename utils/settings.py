@@ -1,0 +1,135 @@
+"""What can be configured, with types and defaults. The YAML files in ``scripts/configs`` hold the
+differences; ``a.b=c`` on the command line has the last word."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Group(BaseModel):
+    """Base of all groups: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataSettings(Group):
+    name: str
+    root: str = "data"
+
+
+class PointDataSettings(DataSettings):
+    points: Positive = 1024  # the first so many of the stored farthest-point order
+
+
+class ViewDataSettings(DataSettings):
+    size: Positive | None = None  # side in pixels that views are resized to; null: as stored
+    workers: Annotated[int, Field(ge=0)] = (
+        0  # processes that decode; 0: decoded once, kept in memory
+    )
+
+
+class PointAugmentation(Group):
+    """Random changes of a training cloud. The camera-seen rows of visibility follow the points."""
+
+    scale: tuple[float, float] = (1.0, 1.0)  # factor drawn uniformly
+    anisotropic: bool = False  # one factor for each axis
+    shift: Weight = 0.0  # each axis moves by U[-shift, shift]
+    dropout: Fraction = 0.0  # a ratio U[0, dropout] of the points is replaced by the first one
+
+
+class ViewAugmentation(Group):
+    """Random changes of the views, the same for all views of a shape."""
+
+    flip: bool = False  # left-right with probability one half
+    scale: tuple[float, float] = (1.0, 1.0)  # zoom factor drawn uniformly
+    shift: Weight = 0.0  # moves by U[-shift, shift] of the image side
+    brightness: Fraction = 0.0  # grey values times U[1 - b, 1 + b]
+
+
+class OptimSettings(Group):
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    final_lr: Weight = 0.001  # end of the cosine, floor of the steps
+    momentum: Fraction = 0.9  # of SGD
+    weight_decay: Weight = 1e-4
+    schedule: Literal["cosine", "step"] = "cosine"  # once an epoch
+    step_epochs: Positive = 20
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
+    clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
+
+
+class TrainSettings(Group):
+    epochs: Positive = 200
+    batch_size: Positive = 32  # shapes a step, over all processes together
+    seed: Annotated[int, Field(ge=0)] = 0
+    amp: Literal["none", "bf16"] = "none"
+    eval_every: Positive = 10  # epochs between evaluations for the log; never a selection
+    pictures: bool = True  # view grid, visibility, confusion matrix, embedding in TensorBoard
+
+
+class ProtocolSettings(Group):
+    """The result is the last epoch, always; the test split is never used to choose anything."""
+
+    val_fraction: Fraction = 0.0  # part of train, per class, that is held out to choose settings
+    val_seed: Annotated[int, Field(ge=0)] = 0
+
+
+class RunSettings(Group):
+    name: str | None = None  # null: made from the data, the model and the seed
+    device: str = "auto"  # auto: CUDA where there is one
+    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0: PyTorch's choice
+    runs: str = "expt/runs"
+    checkpoints: str = "ckpt"
+    restart: bool = False  # throw the run of this name away and begin again
+
+
+class TeacherModelSettings(Group):
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"  # none, imagenet or the path of a torchvision state dict
+    normalise: Literal["imagenet", "none"] = "imagenet"
+    smoothing: Fraction = 0.2
+
+
+class StudentModelSettings(Group):
+    encoder: str = "pointnet"
+    head: str = "default"
+    smoothing: Fraction = 0.2
+
+
+class DistillSettings(Group):
+    method: str = "pointmcd"
+    bank: str | None = None  # file of export_teacher.py
+    shuffle_codes: bool = False  # control: give each shape the codes of another one
+
+
+class TeacherConfig(Group):
+    """Configuration of ``train_teacher.py``."""
+
+    data: ViewDataSettings
+    teacher: TeacherModelSettings = TeacherModelSettings()
+    loss: dict[Literal["shape", "view"], Weight] = {"shape": 1.0, "view": 1.0}
+    augment: ViewAugmentation = ViewAugmentation()
+    optim: OptimSettings = OptimSettings(name="adam", lr=1e-4, final_lr=1e-6, weight_decay=1e-5)
+    train: TrainSettings = TrainSettings(epochs=128, batch_size=48)
+    protocol: ProtocolSettings = ProtocolSettings()
+    run: RunSettings = RunSettings()
+
+
+class StudentConfig(Group):
+    """Configuration of ``train_student.py``."""
+
+    data: PointDataSettings
+    student: StudentModelSettings = StudentModelSettings()
+    distill: DistillSettings = DistillSettings()
+    loss: dict[str, Weight] = {"task": 0.1, "distill": 1.0, "transform": 0.001}
+    augment: PointAugmentation = PointAugmentation()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+    run: RunSettings = RunSettings()
