@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +72,8 @@ def find_meshes(folder: Path, test_fraction: float, seed: int) -> Source:
     layouts = {split is None for members in files.values() for split, _ in members}
     if len(layouts) > 1:
         raise DataError(
-            f"{folder} mixes two layouts: some meshes lie in <class>/train and <class>/test, others "
-            "in <class> itself; keep to one"
+            f"{folder} mixes two layouts: meshes in <class>/train and <class>/test, and "
+            "meshes in <class> itself; keep to one"
         )
     is_split = layouts == {False}
     meshes: list[MeshFile] = []
@@ -133,11 +132,3 @@ def _draw_test(ids: list[str], class_name: str, fraction: float, seed: int) -> s
     name_key = int.from_bytes(hashlib.sha256(class_name.encode()).digest()[:8], "little")
     order = np.random.default_rng([seed, name_key]).permutation(len(ids))
     return {ids[place] for place in order[:count]}
-
-
-def group_by_class(meshes: list[MeshFile]) -> dict[str, list[MeshFile]]:
-    """The same meshes, class by class."""
-    groups: dict[str, list[MeshFile]] = defaultdict(list)
-    for mesh in meshes:
-        groups[mesh.class_name].append(mesh)
-    return groups

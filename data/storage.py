@@ -103,7 +103,8 @@ class PreparedSplit:
             raise
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(
-                f"{path} is damaged or no prepared split ({error}); prepare the set again"
+                f"{path} is damaged or no prepared split ({error}); prepare the set again with "
+                "--overwrite"
             ) from error
 
     def _read_header(self, file: h5py.File) -> None:
@@ -112,11 +113,13 @@ class PreparedSplit:
         if file.attrs["version"] != VERSION:
             raise DataError(
                 f"{self.path} has version {file.attrs['version']}, expected {VERSION}; prepare the "
-                "set again"
+                "set again with --overwrite"
             )
         absent = [name for name in DATASETS if name not in file]
         if absent:
-            raise DataError(f"{self.path} lacks {', '.join(absent)}; prepare the set again")
+            raise DataError(
+                f"{self.path} lacks {', '.join(absent)}; prepare the set again with --overwrite"
+            )
         for key in TEXTS:
             setattr(self, key, str(file.attrs[key]))
         for key in JSONS:

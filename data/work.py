@@ -97,9 +97,7 @@ def work_on(mesh: MeshFile, settings: ShapeSettings, folder: Path) -> None:
         np.savez(temporary, **record)
 
 
-def run_work(
-    meshes: list[MeshFile], settings: ShapeSettings, folder: Path, workers: int
-) -> None:
+def run_work(meshes: list[MeshFile], settings: ShapeSettings, folder: Path, workers: int) -> None:
     """Write the records that are not there yet, by ``workers`` processes (1 works in this one).
 
     Raises:

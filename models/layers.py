@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class SharedMLP(nn.Module):
@@ -38,3 +40,34 @@ class SharedMLP(nn.Module):
                 rows = self.linears[layer](rows)
             rows = F.relu(norm(rows), inplace=True)
         return rows.view(*x.shape[:-1], -1)
+
+
+def max_over_rows(x: Tensor) -> Tensor:
+    """Channel-wise maximum of (..., N, C) over N, to (..., C): ``x.max(dim=-2).values``, faster.
+
+    The gradient of each maximum goes to one row, the first that attains it. To track that row makes
+    ``max`` on a CPU up to ten times slower than a maximum alone, so finding it is left to backward,
+    which compares all rows with the maximum in one pass.
+    """
+    return _MaxOverRows.apply(x)
+
+
+class _MaxOverRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        highest = x.amax(dim=-2)
+        ctx.save_for_backward(x, highest)
+        return highest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        x, highest = ctx.saved_tensors
+        count = x.shape[-2]
+        # the first of the rows that attain it has the largest of the numbers N, N - 1, ..., 1
+        dtype = torch.uint8 if count < 2**8 else torch.int16 if count < 2**15 else torch.int32
+        from_last = torch.arange(count, 0, -1, device=x.device).to(dtype).unsqueeze(1)  # (N, 1)
+        attains = (x == highest.unsqueeze(-2)).view(torch.uint8)
+        row = count - (attains * from_last).amax(dim=-2, keepdim=True).long()  # (..., 1, C)
+        row = row.clamp_(max=count - 1)  # no row equals a maximum that is not a number
+        return torch.zeros_like(x).scatter_(-2, row, gradient.unsqueeze(-2))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import SharedMLP
+from models.layers import SharedMLP, max_over_rows
 from models.outputs import EncoderOutput
 
 
@@ -31,7 +31,7 @@ class TransformNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, C, C)."""
-        cloud = self.of_points(x).max(dim=1).values  # (B, 256)
+        cloud = max_over_rows(self.of_points(x))  # (B, 256)
         change = self.last(self.of_cloud(cloud)).float()  # (B, C * C)
         channels = x.shape[2]
         return change.view(-1, channels, channels) + torch.eye(channels, device=x.device)
@@ -40,8 +40,8 @@ class TransformNet(nn.Module):
 class PointNet(nn.Module):
     """Encoder: (B, N, 3) points to an embedding of 1024 channels (not negative) for every point.
 
-    paper: the last layer has no ReLU in common implementations.
-    here: it has one, as in PointMCD, which pools the embeddings of the visible points.
+    The last layer ends in a ReLU, as in PointMCD and unlike in some implementations: the product
+    of embedding and visibility in its projection is a masked maximum only because of that.
     """
 
     feature_channels = 1024
@@ -55,9 +55,9 @@ class PointNet(nn.Module):
         self.rest = SharedMLP([64, 128, self.feature_channels], bias=True)
 
     def forward(self, points: Tensor) -> EncoderOutput:
-        """``points`` (B, N, 3); returns N embeddings in the order of the points and their maximum.
+        """``points`` (B, N, 3); returns N embeddings, in the order of the points, and their max.
 
-        ``extra_losses["transform"]`` is the orthogonality term of the feature transform, unweighted.
+        ``extra_losses["transform"]``: the orthogonality term of the feature transform, unweighted.
         """
         # positions stay in float32, also under autocast
         with torch.autocast(points.device.type, enabled=False):
@@ -69,7 +69,7 @@ class PointNet(nn.Module):
         return EncoderOutput(
             point_features=features,
             point_index=every.expand(len(points), -1),
-            global_feature=features.max(dim=1).values,
+            global_feature=max_over_rows(features),
             extra_losses={"transform": orthogonality(transform)},
         )
 

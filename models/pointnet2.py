@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import SharedMLP
+from models.layers import SharedMLP, max_over_rows
 from models.outputs import EncoderOutput
 from models.pointops import ball_query, farthest_point_sample, gather_rows
 
@@ -59,14 +59,17 @@ class BallNet(SharedMLP):
         self.radius, self.points = scale.radius, scale.points
 
     def forward(self, points: Tensor, features: Tensor | None, centres: Tensor) -> Tensor:
-        """``points`` (B, N, 3), ``features`` (B, N, C) or None, ``centres`` (B, S, 3): (B, S, D)."""
+        """``points`` (B, N, 3), ``features`` (B, N, C) or None, ``centres`` (B, S, 3).
+
+        Returns (B, S, D), D the last of the scale's widths.
+        """
         index = ball_query(points, centres, self.radius, self.points)  # (B, S, k)
         if features is None:
             offset = gather_rows(points, index) - centres.unsqueeze(2)  # (B, S, k, 3)
             hidden = self.linears[0](offset)
         else:
             hidden = self.first_linear(points, features, centres, index)
-        return self.after_first_linear(hidden).max(dim=2).values
+        return max_over_rows(self.after_first_linear(hidden))
 
     def first_linear(
         self, points: Tensor, features: Tensor, centres: Tensor, index: Tensor
@@ -111,7 +114,9 @@ class PointNet2(nn.Module):
         super().__init__()
         self.first = SetAbstraction(0, levels[0])
         self.second = SetAbstraction(self.first.channels, levels[1])
-        self.last = SharedMLP([3 + self.second.channels, 256, 512, self.feature_channels], bias=True)
+        self.last = SharedMLP(
+            [3 + self.second.channels, 256, 512, self.feature_channels], bias=True
+        )
 
     def forward(self, points: Tensor) -> EncoderOutput:
         """``points`` (B, N, 3); returns the embeddings of the 128 centres that the last level
@@ -130,7 +135,7 @@ class PointNet2(nn.Module):
         return EncoderOutput(
             point_features=features,
             point_index=index[:, :SECOND_CENTRES],
-            global_feature=features.max(dim=1).values,
+            global_feature=max_over_rows(features),
         )
 
 

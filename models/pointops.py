@@ -25,9 +25,10 @@ GPU_ENTRIES = 2**26
 def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
     """Indices (B, m) int64 of points that are each the farthest from those chosen before.
 
-    ``points`` is (B, N, 3), the first choice is point ``start``. Squared distances are summed in the
-    order x, y, z, so a prefix of a cloud stored in farthest-point order is its own sample. When a
-    cloud has fewer than m different points, the rest of the indices are 0.
+    ``points`` is (B, N, 3), the first choice is point ``start``. The first m' < m indices are the
+    sample of size m'. Squared distances are summed in the order x, y, z, so that data preparation
+    and training agree to the bit. Where a cloud has fewer than m different points, the rest of the
+    indices are 0.
 
     Raises:
         ConfigError: if N < m.
@@ -72,7 +73,9 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor
         empty = counts == 0
         if empty.any():
             hits = torch.cat([hits, distance[empty].argmin(dim=1)])
-            begins[empty] = torch.arange(len(hits) - int(empty.sum()), len(hits), device=hits.device)
+            begins[empty] = torch.arange(
+                len(hits) - int(empty.sum()), len(hits), device=hits.device
+            )
         parts.append(hits[begins.unsqueeze(2) + slot])
     return torch.cat(parts)
 
@@ -96,8 +99,8 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
     parts = []
     for some_points, some_queries in _by_clouds(points, queries):
         distance = (_squared_distances if exact else _feature_order)(some_queries, some_points)
-        # One integer orders by distance, then index: the bits of a float ascend with its value, with
-        # those of a negative one flipped but for the sign.
+        # One integer orders by distance, then index: the bits of a float ascend with its value once
+        # those of a negative one are flipped but for the sign.
         bits = distance.view(torch.int32)
         if not exact:
             bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)

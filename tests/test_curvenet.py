@@ -260,11 +260,13 @@ def test_autocast_keeps_the_geometry():
     net = CurveNet().eval()
     points = torch.rand(2, 300, 3) * 2 - 1
     expected = net(points)
+    first = FirstLPFA(8).train()
+    first_features = first(Surroundings(points, expected.point_index, 20))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = net(points)
-        first = net.first(Surroundings(points, expected.point_index, 20))
+        again = first(Surroundings(points, expected.point_index, 20))
     assert torch.equal(out.point_index, expected.point_index)
-    torch.testing.assert_close(first, net.first(Surroundings(points, expected.point_index, 20)))
+    torch.testing.assert_close(again, first_features)
     assert torch.isfinite(out.global_feature).all()
 
 
@@ -272,3 +274,9 @@ def test_parameters_are_those_of_the_release():
     """The released classifier of 40 classes has 2,140,672, its head 2048-512-40 among them."""
     head = 2048 * 512 + 2 * 512 + 512 * 40 + 40
     assert sum(p.numel() for p in CurveNet().parameters()) == 2_140_672 - head
+
+
+def test_points_are_dropped_as_in_the_paper():
+    drops = [(i, spec.keep, spec.radius) for i, spec in enumerate(BLOCKS) if spec.keep is not None]
+    assert drops == [(0, 1024, 0.05), (4, 256, 0.1), (6, 64, 0.2)]
+    assert [spec.curves for spec in BLOCKS] == 4 * [True] + 4 * [False]
