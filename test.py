@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from data.batches import carve_validation
-from data.clouds import read_cloud
+from data.clouds import normalise_cloud, read_cloud
 from data.datasets import Part, PointSet, ViewSet
+from data.sampling import farthest_point_order
 from data.storage import open_split
 from utils import results
 from utils.checkpoint import build_model, fingerprint, read_model
@@ -51,8 +52,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    options = parse()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     device = choose_device(options.device)
     prepare_process(device, options.threads)
     with process_group(device):
@@ -66,13 +67,15 @@ def classify_cloud(options: argparse.Namespace, device: torch.device) -> None:
     """Print the classes of one cloud by score; needs the student's checkpoint and nothing else."""
     content = read_model(options.checkpoint, "student")
     count = content["config"]["data"]["points"]
-    points = read_cloud(options.cloud, count=count, up=options.up)
+    points = normalise_cloud(read_cloud(options.cloud), options.up)
+    found = len(points)
+    points = points[farthest_point_order(points, min(count, found))]
     student = build_model(content, options.checkpoint).to(device)
     with torch.no_grad():
         logits = student(torch.from_numpy(points).unsqueeze(0).to(device)).logits[0]
     scores = logits.float().softmax(dim=0).cpu().numpy()
     if is_main():
-        print(f"{options.cloud}: {len(points)} points")
+        print(f"{options.cloud}: {found} points, {len(points)} used")
         for place in np.argsort(-scores)[: options.top]:
             print(f"{100 * scores[place]:6.2f} %  {content['classes'][place]}")
 
@@ -150,8 +153,7 @@ def _row(
     config, training = content["config"], content["training"]
     student = content["role"] == "student"
     held_out = training["val_fraction"]
-    weights = " ".join(f"{name} {value:g}" for name, value in config["loss"].items())
-    optim, train = config["optim"], config["train"]
+    train = config["train"]
     return results.Result(
         time=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
         role=content["role"],
@@ -161,7 +163,7 @@ def _row(
         protocol="last epoch" + (f", {held_out:g} of train held out" if held_out else ""),
         model=content["build"]["encoder" if student else "backbone"],
         method=method_label(config) if student else "-",
-        recipe=f"{weights}; {optim['name']} {optim['lr']:g}, batch {train['batch_size']}",
+        recipe=recipe_label(config),
         points=config["data"]["points"] if student else 0,
         epochs=training["epochs"],
         seed=train["seed"],
@@ -175,6 +177,14 @@ def _row(
         commit=training["commit"],
         checkpoint=fingerprint(content["model"]),
     )
+
+
+def recipe_label(config: dict[str, Any]) -> str:
+    """Loss weights in force, optimiser, batch and precision, in a few words."""
+    weights = " ".join(f"{name} {value:g}" for name, value in config["loss"].items() if value)
+    optim, train = config["optim"], config["train"]
+    precision = "" if train["amp"] == "none" else f", {train['amp']}"
+    return f"{weights}; {optim['name']} {optim['lr']:g}, batch {train['batch_size']}{precision}"
 
 
 def method_label(config: dict[str, Any]) -> str:

@@ -33,8 +33,8 @@ from utils.settings import StudentConfig
 EVALUATION_BATCH = 64
 
 
-def main() -> None:
-    config = load_config(StudentConfig, sys.argv[1:])
+def main(arguments: list[str] | None = None) -> None:
+    config = load_config(StudentConfig, sys.argv[1:] if arguments is None else arguments)
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
     with process_group(device):
@@ -74,7 +74,10 @@ def train(config: StudentConfig, device: torch.device) -> None:
         pictures.confusion(writer, epoch, outputs, classes)
         pictures.embedding(writer, epoch, outputs["global_feature"], outputs["label"], classes)
 
-    run = Run(Path(config.run.runs) / name, config, config.run.restart)
+    inputs = {"data": training_part.split.data_hash}
+    if bank is not None:
+        inputs["teacher"] = bank.provenance["teacher_hash"]
+    run = Run(Path(config.run.runs) / name, config, inputs, config.run.restart)
     history = fit(
         Work(
             method=method,

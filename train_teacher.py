@@ -31,8 +31,8 @@ from utils.settings import TeacherConfig
 EVALUATION_BATCH = 16  # shapes, each with all its views
 
 
-def main() -> None:
-    config = load_config(TeacherConfig, sys.argv[1:])
+def main(arguments: list[str] | None = None) -> None:
+    config = load_config(TeacherConfig, sys.argv[1:] if arguments is None else arguments)
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
     with process_group(device):
@@ -58,7 +58,8 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         pictures.confusion(writer, epoch, outputs, classes)
         pictures.embedding(writer, epoch, outputs["code"], outputs["label"], classes)
 
-    run = Run(Path(config.run.runs) / name, config, config.run.restart)
+    inputs = {"data": training_part.split.data_hash, "views": training_part.split.recipe_hash}
+    run = Run(Path(config.run.runs) / name, config, inputs, config.run.restart)
     history = fit(
         Work(
             method=ViewClassification(teacher, config.loss, settings.smoothing).to(device),

@@ -108,10 +108,10 @@ def _read_parts(path: Path, polygon: np.ndarray) -> tuple[np.ndarray, tuple[str,
             face_parts, part_names = file["face_parts"], file["part_names"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"unreadable part labels {path.name}: {error}") from error
-    if len(face_parts) <= polygon.max() or face_parts.max() >= len(part_names):
+    if len(face_parts) <= polygon.max() or max(face_parts) >= len(part_names):
         raise DataError(
-            f"part labels {path.name} do not fit: {len(face_parts)} faces with parts up to "
-            f"{face_parts.max()} of {len(part_names)}, for {polygon.max() + 1} faces"
+            f"part labels {path.name} do not fit: {len(face_parts)} labels for "
+            f"{polygon.max() + 1} faces, or labels beyond the {len(part_names)} names"
         )
     return face_parts[polygon].astype(np.uint8), tuple(str(name) for name in part_names)
 

@@ -28,6 +28,7 @@ from data.work import ShapeSettings, run_work
 from utils.errors import ConfigError, DataError, run_main
 
 WORK = ".work"  # in the set's folder until it is finished
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +50,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--points", type=int, default=shape.points, help="surface samples a shape")
     add("--seed", type=int, default=shape.seed)
     add("--test-fraction", type=float, default=0.2, help="of a source without train and test")
-    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    add("--workers", type=int, default=CORES, help="processes (default: the cores)")
     add("--overwrite", action="store_true", help="make a finished set anew")
     options = parser.parse_args(arguments)
     _check_options(options)

@@ -89,7 +89,7 @@ def render_views(scene: RayScene, cameras: Cameras, shading: str = "grey") -> np
 
     ``grey``: two-sided shading by a headlight and a soft sky. ``depth``: distance along the optical
     axis, 0 at the near end of the unit sphere to 254 at its far end. ``normal``: the normal turned
-    to the viewer, x right, y down, z forward, each from [-1, 1] to [0, 255].
+    to the viewer, n = (x right, y down, z forward), as 128 + 127 n.
 
     Returns:
         (V, size, size) uint8, with a last axis of 3 for ``normal``.
@@ -129,6 +129,6 @@ def _shade(
     facing = np.einsum("rd,rd->r", normals, rays)
     normals = np.where(facing[:, None] > 0, -normals, normals)  # turned to the viewer
     if shading == "normal":
-        return hit, 127.5 * (normals @ axes.T + 1)
+        return hit, 128 + 127 * normals @ axes.T
     sky = (normals @ SKY_DIRECTION + 1) / 2
     return hit, 255 * (AMBIENT + HEADLIGHT * np.abs(facing) + SKY * sky)

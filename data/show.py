@@ -22,7 +22,7 @@ from data.storage import SPLITS, PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError, run_main
 from utils.files import atomic_path
 
-SEEN, UNSEEN = "#d95f02", "#7f8fa6"
+SEEN, UNSEEN = "#d95f02", "#b3bcc9"
 
 
 def find_shape(name: str, shape_id: str, root: str | Path = "data") -> tuple[PreparedSplit, int]:

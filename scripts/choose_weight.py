@@ -17,12 +17,12 @@ from utils import results
 from utils.errors import DataError, run_main
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print(f"{choose(results.read(options.results), options.data, options.model):g}")
 
 

@@ -27,13 +27,13 @@ HEADER = (
 ORDER = ["teacher", "student"]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", help="only this data set")
     parser.add_argument("--split", default="test", choices=["test", "val", "train"])
     parser.add_argument("--readme", type=Path, help="file whose tables are rewritten in place")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rows = latest([row for row in results.read(options.results) if row.split == options.split])
     if options.readme:
         rewrite(options.readme, rows)

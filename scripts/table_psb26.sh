@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-EPOCHS=${EPOCHS:-40}
+EPOCHS=${EPOCHS:-30}
 ENCODERS=${ENCODERS:-pointnet pointnet2_ssg dgcnn curvenet}
 SEEDS=${SEEDS:-0 1 2}
 SEEDS_SLOW=${SEEDS_SLOW:-0}

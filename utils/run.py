@@ -23,16 +23,21 @@ from utils.files import atomic_path
 class Run:
     """``expt/runs/<name>/``. Only the main process writes; all processes may read.
 
+    Args:
+        inputs: hashes of what the run reads (data, bank): with other inputs it is another run.
+
     Raises:
-        ConfigError: the folder belongs to a run of another configuration.
+        ConfigError: the folder belongs to a run of another configuration or other inputs.
     """
 
-    def __init__(self, folder: Path, settings: BaseModel, restart: bool = False):
+    def __init__(
+        self, folder: Path, settings: BaseModel, inputs: dict[str, str], restart: bool = False
+    ):
         self.folder = folder
         self.state_path = folder / "state.pth"
         self.log_path = folder / "log.jsonl"
         # Where a run computes and whether it restarts are not part of what it computes.
-        self.identity = settings.model_dump(mode="json", exclude={"run"})
+        self.identity = {**settings.model_dump(mode="json", exclude={"run"}), "inputs": inputs}
         barrier()
         if restart and is_main() and folder.exists():
             shutil.rmtree(folder)

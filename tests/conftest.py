@@ -1,0 +1,90 @@
+"""A tiny prepared set, a teacher, its bank: made once for all tests by the real programs."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import export_teacher
+import train_teacher
+from data import prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+TEACHER = [
+    "scripts/configs/demo/teacher.yaml",
+    "teacher.backbone=squeezenet1_0",
+    "train.epochs=1",
+    "train.eval_every=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    torch.set_num_threads(2)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Folders of a small experiment: ``root`` of the sets, one teacher and its bank."""
+
+    folder: Path
+    root: Path
+    teacher: Path
+    bank: Path
+
+    def student_words(self, name: str, *words: str, config: str = "demo/student") -> list[str]:
+        """Arguments of train_student.py for two quick epochs into this folder."""
+        return [
+            f"scripts/configs/{config}.yaml",
+            "data.name=Tiny",
+            f"data.root={self.root}",
+            "data.points=128",
+            f"distill.bank={self.bank}",
+            "train.epochs=2",
+            "train.batch_size=16",
+            "train.eval_every=2",
+            "train.pictures=false",
+            "run.device=cpu",
+            f"run.name={name}",
+            f"run.runs={self.folder}/runs",
+            f"run.checkpoints={self.folder}/ckpt",
+            *words,
+        ]
+
+    def student(self, name: str) -> Path:
+        return self.folder / "ckpt" / "student" / f"{name}.pth"
+
+
+def prepare_tiny(root: Path, name: str = "Tiny", *words: str) -> None:
+    """16 classes, 3 + 2 shapes each, 128 points, 12 views of 32 x 32."""
+    arguments = ["--shapes", "--name", name, "--root", str(root), "--workers", "2"]
+    arguments += ["--shapes-train", "3", "--shapes-test", "2", "--points", "128"]
+    arguments += ["--image-size", "32", *words]
+    prepare.prepare(prepare.parse_options(arguments))
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory) -> Workshop:
+    folder = tmp_path_factory.mktemp("workshop")
+    root = folder / "data"
+    prepare_tiny(root)
+    words = [*TEACHER, "data.name=Tiny", f"data.root={root}", "run.name=teacher"]
+    words += [f"run.runs={folder}/runs", f"run.checkpoints={folder}/ckpt", "run.device=cpu"]
+    train_teacher.main(words)
+    teacher, bank = folder / "ckpt" / "teacher" / "teacher.pth", folder / "bank.h5"
+    export_teacher.main([str(teacher), "--output", str(bank), "--device", "cpu"])
+    return Workshop(folder, root, teacher, bank)
+
+
+def run_program(*words: str, processes: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run ``python WORDS`` from the root of the project, under torchrun for several processes."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [*launcher, *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )

@@ -1,0 +1,105 @@
+"""Single clouds from files: formats, extra columns, refusals, the frame."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from data.clouds import SURFACE_POINTS, normalise_cloud, read_cloud
+from utils.errors import DataError
+
+POINTS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+
+
+def write_text(path, array, delimiter=" ", header=""):
+    np.savetxt(path, array, fmt="%.9g", delimiter=delimiter, header=header)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("a.xyz", " "), ("a.txt", ","), ("a.txt", ";"), ("a.XYZ", "\t")]
+)
+def test_text_clouds_with_any_delimiter_comments_and_extra_columns(tmp_path, name, delimiter):
+    wide = np.column_stack([POINTS, POINTS])
+    path = write_text(tmp_path / name, wide, delimiter, header="x y z nx ny nz")
+    np.testing.assert_array_equal(read_cloud(path), POINTS)
+
+
+def test_npy_ply_and_off_vertices(tmp_path):
+    np.save(tmp_path / "a.npy", np.column_stack([POINTS, POINTS]).astype(np.float64))
+    trimesh.PointCloud(POINTS).export(tmp_path / "a.ply")
+    write_text(tmp_path / "a.off", POINTS)
+    (tmp_path / "a.off").write_text("OFF\n50 0 0\n" + (tmp_path / "a.off").read_text())
+    for suffix in ("npy", "ply", "off"):
+        cloud = read_cloud(tmp_path / f"a.{suffix}")
+        assert cloud.dtype == np.float32
+        np.testing.assert_array_equal(cloud, POINTS)
+
+
+@pytest.mark.parametrize("suffix", ["ply", "off"])
+def test_a_mesh_gives_points_of_its_surface(tmp_path, suffix):
+    trimesh.creation.box((2, 2, 2)).export(tmp_path / f"box.{suffix}")
+    cloud = read_cloud(tmp_path / f"box.{suffix}")
+    assert cloud.shape == (SURFACE_POINTS, 3)
+    np.testing.assert_allclose(np.abs(cloud).max(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(cloud, read_cloud(tmp_path / f"box.{suffix}"))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (POINTS[:3], "3 points, expected 32"),
+        (POINTS[:, :2], "expected"),
+        (POINTS[:0], "points"),
+        (np.where(np.arange(150).reshape(50, 3) == 21, np.nan, POINTS), "the first is number 7"),
+        (np.where(np.arange(150).reshape(50, 3) == 21, np.inf, POINTS), "not finite"),
+        (np.where(np.arange(150).reshape(50, 3) == 21, 1e300, POINTS.astype(float)), "not finite"),
+        (np.ones((50, 3)), "one place"),
+    ],
+)
+def test_unusable_clouds_are_refused_in_one_line(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    write_text(tmp_path / "a.xyz", array)
+    for name in ("a.npy", "a.xyz"):
+        with pytest.raises(DataError, match=message) as caught:
+            read_cloud(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.npy", b""),
+        ("a.npy", b"no array"),
+        ("a.xyz", b"dear reader of this\n"),
+        ("a.xyz", b"\xff\xfe\x00"),
+        ("a.ply", b"no ply"),
+        ("a.ply", b""),
+        ("a.off", b"no off"),
+        ("a.las", b"whatever"),
+    ],
+)
+def test_unreadable_files_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read_cloud(tmp_path / name)
+
+
+@pytest.mark.parametrize("array", [np.array(["a"] * 50), np.ones((50, 3), complex), np.ones(50)])
+def test_arrays_that_are_no_clouds_are_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError):
+        read_cloud(tmp_path / "a.npy")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="no cloud at"):
+        read_cloud(tmp_path / "none.ply")
+
+
+def test_a_cloud_is_brought_into_the_frame_of_prepared_sets():
+    cloud = normalise_cloud(POINTS * [1, 5, 1] + 40, up="y")
+    assert cloud.dtype == np.float32
+    assert np.argmax(np.ptp(cloud, axis=0)) == 2
+    assert np.linalg.norm(cloud, axis=1).max() == pytest.approx(1)
+    np.testing.assert_allclose(cloud.min(axis=0), -cloud.max(axis=0), atol=1e-6)
