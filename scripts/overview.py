@@ -1,6 +1,6 @@
 """An overview picture: test shapes with some views, what one view sees, and what students say.
 
-    python -m scripts.overview ckpt/student/A.pth ckpt/student/B.pth --output FILE.png
+python -m scripts.overview ckpt/student/A.pth ckpt/student/B.pth --output FILE.png
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ TEACHER = [
 @pytest.fixture(autouse=True)
 def _from_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # as in the runs, which are compared with programs of their own
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Workshop:
             "train.eval_every=2",
             "train.pictures=false",
             "run.device=cpu",
+            "run.threads=1",
             f"run.name={name}",
             f"run.runs={self.folder}/runs",
             f"run.checkpoints={self.folder}/ckpt",
@@ -60,9 +61,9 @@ class Workshop:
 
 
 def prepare_tiny(root: Path, name: str = "Tiny", *words: str) -> None:
-    """16 classes, 3 + 2 shapes each, 128 points, 12 views of 32 x 32."""
+    """16 classes, 3 + 2 shapes each, 512 points, 12 views of 32 x 32."""
     arguments = ["--shapes", "--name", name, "--root", str(root), "--workers", "2"]
-    arguments += ["--shapes-train", "3", "--shapes-test", "2", "--points", "128"]
+    arguments += ["--shapes-train", "3", "--shapes-test", "2", "--points", "512"]
     arguments += ["--image-size", "32", *words]
     prepare.prepare(prepare.parse_options(arguments))
 
@@ -73,14 +74,21 @@ def workshop(tmp_path_factory) -> Workshop:
     root = folder / "data"
     prepare_tiny(root)
     words = [*TEACHER, "data.name=Tiny", f"data.root={root}", "run.name=teacher"]
-    words += [f"run.runs={folder}/runs", f"run.checkpoints={folder}/ckpt", "run.device=cpu"]
+    words += [
+        f"run.runs={folder}/runs",
+        f"run.checkpoints={folder}/ckpt",
+        "run.device=cpu",
+        "run.threads=1",
+    ]
     train_teacher.main(words)
     teacher, bank = folder / "ckpt" / "teacher" / "teacher.pth", folder / "bank.h5"
-    export_teacher.main([str(teacher), "--output", str(bank), "--device", "cpu"])
+    export_teacher.main([str(teacher), "--output", str(bank), "--device", "cpu", "--threads", "1"])
     return Workshop(folder, root, teacher, bank)
 
 
-def run_program(*words: str, processes: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
+def run_program(
+    *words: str, processes: int = 1, timeout: float = 300
+) -> subprocess.CompletedProcess:
     """Run ``python WORDS`` from the root of the project, under torchrun for several processes."""
     launcher = [sys.executable]
     if processes > 1:

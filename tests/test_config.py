@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import differences, did_you_mean, dump_yaml, load_config, read_yaml
+from utils.config import did_you_mean, differences, dump_yaml, load_config, read_yaml
 from utils.errors import ConfigError
 from utils.settings import StudentConfig, TeacherConfig
 

@@ -1,6 +1,7 @@
 """The prepared split: what is written is read, from any process; damage is named."""
 
 import multiprocessing
+import os
 import pickle
 from dataclasses import replace
 
@@ -148,7 +149,8 @@ def test_a_copy_by_pickle_reads_on(tiny):
 
 
 def view_sums(split, results):
-    results.put([int(split.views(index).sum()) for index in range(len(split))])
+    sums = [int(split.views(index).sum()) for index in range(len(split))]
+    results.put((sums, split._owner == os.getpid()))
 
 
 def test_forked_processes_read_on_from_an_open_split(tiny):
@@ -161,7 +163,7 @@ def test_forked_processes_read_on_from_an_open_split(tiny):
     for worker in workers:
         worker.start()
     expected = [int(stack.sum()) for stack in images]
-    assert [results.get(timeout=20) for _ in workers] == [expected] * 3
+    assert [results.get(timeout=20) for _ in workers] == [(expected, True)] * 3
     for worker in workers:
         worker.join()
 

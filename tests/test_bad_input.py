@@ -1,0 +1,175 @@
+"""Bad input: one clear line on standard error, the documented exit code, nothing begun."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+import export_teacher
+import test as test_program
+import train_student
+import train_teacher
+from conftest import run_program
+from data import prepare, show
+from scripts import make_tables
+from utils import checkpoint
+from utils.errors import run_main
+
+
+@pytest.fixture
+def refused(capfd):
+    """Run a program's main and return its one line of complaint after checking the exit code."""
+
+    def check(main, words, code: int) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_main(lambda: main([str(word) for word in words]))
+        complaint = capfd.readouterr().err.strip()
+        assert left.value.code == code, complaint
+        assert complaint.startswith("error: ")
+        assert "\n" not in complaint
+        assert "Traceback" not in complaint
+        return complaint
+
+    return check
+
+
+def prepared(words):
+    prepare.prepare(prepare.parse_options(words))
+
+
+@pytest.fixture(scope="module")
+def student(workshop):
+    train_student.main(workshop.student_words("for_bad_input", "train.epochs=1"))
+    return workshop.student("for_bad_input")
+
+
+def test_missing_and_unknown_sets(workshop, refused, student):
+    line = refused(train_student.main, workshop.student_words("x", "data.name=Nothing"), 3)
+    assert "Nothing" in line and "data.prepare" in line
+    assert "Nothing" in refused(test_program.main, [student, "--data", "Nothing"], 3)
+    assert "no bank" in refused(train_student.main, workshop.student_words("x", "distill.bank=no.h5"), 3)
+    line = refused(train_student.main, workshop.student_words("x", "distill.bank=null"), 2)
+    assert "distill.bank=FILE" in line
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_truncated_files(workshop, refused, student, tmp_path, kept):
+    root = tmp_path / "data"
+    shutil.copytree(workshop.root / "Tiny", root / "Tiny")
+    whole = (root / "Tiny" / "train.h5").read_bytes()
+    (root / "Tiny" / "train.h5").write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
+    line = refused(train_student.main, workshop.student_words("x", f"data.root={root}"), 3)
+    assert "train.h5" in line
+    bank = tmp_path / "bank.h5"
+    whole = workshop.bank.read_bytes()
+    bank.write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
+    assert "bank.h5" in refused(train_student.main, workshop.student_words("x", f"distill.bank={bank}"), 3)
+    cut = tmp_path / "cut.pth"
+    whole = student.read_bytes()
+    cut.write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
+    assert "cut.pth" in refused(test_program.main, [cut], 3)
+
+
+def test_files_of_another_kind(workshop, refused, student, tmp_path):
+    words = workshop.student_words("x", f"distill.bank={workshop.root / 'Tiny' / 'train.h5'}")
+    assert "not a bank" in refused(train_student.main, words, 3)
+    broken = tmp_path / "nan.h5"
+    shutil.copy(workshop.bank, broken)
+    with h5py.File(broken, "r+") as file:
+        file["view_codes"][0, 0, 0] = np.nan
+    words = workshop.student_words("x", f"distill.bank={broken}")
+    assert "not finite" in refused(train_student.main, words, 3)
+    assert "checkpoint of a student, expected a teacher" in refused(export_teacher.main, [student], 3)
+    words = [workshop.teacher, "--cloud", "any.xyz"]
+    assert "checkpoint of a teacher, expected a student" in refused(test_program.main, words, 3)
+    state = tmp_path / "state.pth"
+    checkpoint.save(state, {"weight": 1})
+    assert "not a model checkpoint" in refused(test_program.main, [state], 3)
+    content = checkpoint.read_model(student)
+    other = tmp_path / "other.pth"
+    checkpoint.save(other, content | {"build": content["build"] | {"encoder": "dgcnn"}})
+    assert "do not fit its own description" in refused(test_program.main, [other], 3)
+    checkpoint.save(other, content | {"version": 99})
+    assert "version 99" in refused(test_program.main, [other], 3)
+
+
+def test_weights_that_do_not_fit_the_backbone(workshop, refused, student, tmp_path):
+    words = ["scripts/configs/demo/teacher.yaml", "data.name=Tiny", f"data.root={workshop.root}"]
+    words += ["run.name=x", f"run.runs={tmp_path}"]
+    line = refused(train_teacher.main, [*words, f"teacher.weights={workshop.teacher}"], 3)
+    assert "no plain state dict" in line
+    other = tmp_path / "other.pth"
+    checkpoint.save(other, checkpoint.read_model(student)["model"])
+    line = refused(train_teacher.main, [*words, f"teacher.weights={other}"], 3)
+    assert "do not fit resnet18" in line and "missing" in line
+    assert "no weights at" in refused(train_teacher.main, [*words, "teacher.weights=none.pth"], 3)
+    line = refused(train_teacher.main, [*words, "teacher.backbone=resnet81"], 2)
+    assert "did you mean 'resnet18'" in line
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("optim.larning_rate=1", "unknown key 'optim.larning_rate'"),
+        ("train.epochs=many", "train.epochs='many'"),
+        ("student.encoder=pointnett", "did you mean 'pointnet'"),
+        ("student.head=none", "unknown head"),
+        ("distill.method=pointmdc", "did you mean 'pointmcd'"),
+        ("loss.distil=1", "did you mean 'distill'"),
+        ("loss={task: 0}", "all loss weights are 0"),
+        ("data.points=4096", "holds 512 points"),
+        ("train.batch_size=1000", "more than the 48 training shapes"),
+        ("run.device=tpu9000", "unknown device"),
+    ],
+)
+def test_wrong_words(workshop, refused, word, said):
+    assert said in refused(train_student.main, workshop.student_words("x", word), 2)
+    assert not (workshop.folder / "runs" / "x").exists()
+
+
+def test_clouds(workshop, refused, student, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    cloud = generator.normal(size=(300, 3))
+    rows = {"good": cloud, "few": cloud[:3], "flat": cloud[:, :2], "nan": cloud.copy()}
+    rows["nan"][7, 1] = np.nan
+    for name, values in rows.items():
+        np.savetxt(tmp_path / f"{name}.xyz", values)
+    for name, said in (("few", "3 points"), ("flat", "2 columns"), ("nan", "not finite")):
+        assert said in refused(test_program.main, [student, "--cloud", tmp_path / f"{name}.xyz"], 3)
+    assert "no cloud" in refused(test_program.main, [student, "--cloud", tmp_path / "none.xyz"], 3)
+    np.save(tmp_path / "good.npy", cloud)
+    for suffix in ("xyz", "npy"):
+        test_program.main([str(student), "--cloud", str(tmp_path / f"good.{suffix}"), "--top", "3"])
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[0].endswith("300 points, 128 used")
+        assert len(printed) == 4
+        assert 0 < float(printed[1].split("%")[0]) <= 100
+
+
+def test_sources_of_meshes(refused, tmp_path):
+    words = ["--name", "New", "--root", tmp_path / "data"]
+    assert "none" in refused(prepared, [tmp_path / "none", *words], 3)
+    (tmp_path / "meshes" / "chair").mkdir(parents=True)
+    assert "chair" in refused(prepared, [tmp_path / "meshes", *words], 3)
+    assert not (tmp_path / "data" / "New" / "train.h5").exists()
+    assert "recipe" in refused(prepared, ["--shapes", *words, "--recipe", "ring13"], 2)
+    line = refused(show.main, ["Nothing", "id", "--root", tmp_path], 3)
+    assert "Nothing" in line
+
+
+def test_tables(refused, tmp_path):
+    assert "no table" in refused(make_tables.main, ["--results", tmp_path / "none.csv"], 3)
+    (tmp_path / "old.csv").write_text("a,b\n1,2\n")
+    assert "columns" in refused(make_tables.main, ["--results", tmp_path / "old.csv"], 3)
+
+
+def test_a_program_leaves_with_its_code_and_no_traceback(workshop):
+    done = run_program("train_student.py", *workshop.student_words("x", "optim.lrr=1"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown key 'optim.lrr'")
+    assert done.stderr.count("\n") == 1
+    done = run_program("test.py", "none.pth")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr

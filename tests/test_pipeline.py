@@ -1,0 +1,386 @@
+"""The programs together: train, resume, several processes, export, test, tables."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TEACHER, prepare_tiny, run_program
+
+import export_teacher
+import test as test_program
+import train_student
+import train_teacher
+from data.augment import augment_points
+from data.bank import Bank
+from data.batches import training_batches
+from data.datasets import Part, PointSet
+from data.storage import open_split
+from models.methods import build_method
+from models.students import build_student
+from scripts import make_tables, overview
+from utils import results
+from utils.checkpoint import load_model, read_model
+from utils.config import load_config
+from utils.device import seed_everything
+from utils.engine import build_optimizer, learning_rate, predict
+from utils.errors import ConfigError, DataError, RunError
+from utils.settings import OptimSettings, StudentConfig
+
+CONFIGS = sorted(Path("scripts/configs").rglob("*.yaml"))
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = read_model(one)["model"], read_model(other)["model"]
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def distilled(workshop) -> Path:
+    train_student.main(workshop.student_words("distilled"))
+    return workshop.student("distilled")
+
+
+def test_two_epochs_and_two_more_are_four(workshop, monkeypatch):
+    train_student.main(workshop.student_words("four", "train.epochs=4"))
+    ended = []
+
+    def stop_after_two(settings, epoch, epochs):
+        if epoch == 2 and not ended:
+            ended.append(epoch)
+            raise KeyboardInterrupt
+        return learning_rate(settings, epoch, epochs)
+
+    monkeypatch.setattr("utils.engine.learning_rate", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        train_student.main(workshop.student_words("parts", "train.epochs=4"))
+    assert not workshop.student("parts").exists()
+    train_student.main(workshop.student_words("parts", "train.epochs=4"))
+    assert same_weights(workshop.student("four"), workshop.student("parts"))
+    lines = (workshop.folder / "runs" / "parts" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("epochs_before_kill", [0, 2, 5])
+def test_a_killed_training_ends_with_the_same_weights(workshop, epochs_before_kill):
+    undisturbed = workshop.student("undisturbed")
+    if not undisturbed.exists():
+        train_student.main(workshop.student_words("undisturbed", "train.epochs=6"))
+    name = f"killed_{epochs_before_kill}"
+    words = workshop.student_words(name, "train.epochs=6")
+    log = workshop.folder / "runs" / name / "log.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "train_student.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        done = len(log.read_text().splitlines()) if log.exists() else 0
+        if done >= epochs_before_kill and log.parent.exists():
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.wait()
+    train_student.main(words)
+    assert same_weights(workshop.student(name), undisturbed)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.5])
+def test_a_killed_export_ends_with_the_same_bytes(workshop, tmp_path, delay):
+    output = tmp_path / "bank.h5"
+    words = [str(workshop.teacher), "--output", str(output), "--threads", "1", "--batch-size", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", EXPORT_ALOUD, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    assert not output.exists() or Bank(output)
+    export_teacher.main([*words[:-2], "--overwrite"])
+    assert output.read_bytes() == workshop.bank.read_bytes()
+
+
+EXPORT_ALOUD = """
+import sys, export_teacher
+start = export_teacher.export
+def export(*arguments):
+    print("started", flush=True)
+    start(*arguments)
+export_teacher.export = export
+export_teacher.main(sys.argv[1:])
+"""
+
+
+def test_another_configuration_or_other_data_do_not_continue_a_run(workshop, distilled):
+    with pytest.raises(ConfigError, match=r"optim.lr: found 0.05, expected 0.01"):
+        train_student.main(workshop.student_words("distilled", "optim.lr=0.01"))
+    words = workshop.student_words("restarted", "train.epochs=1")
+    train_student.main(words)
+    train_student.main([*words, "optim.lr=0.01", "run.restart=true"])
+    assert read_model(workshop.student("restarted"))["config"]["optim"]["lr"] == 0.01
+    assert read_model(distilled)["config"]["optim"]["lr"] == 0.05
+
+
+def test_a_run_that_is_finished_keeps_its_checkpoint(workshop):
+    train_student.main(workshop.student_words("finished"))
+    before = workshop.student("finished").read_bytes()
+    train_student.main(workshop.student_words("finished"))
+    assert workshop.student("finished").read_bytes() == before
+
+
+def test_weight_zero_is_the_plain_baseline(workshop):
+    train_student.main(workshop.student_words("zero", "loss.distill=0"))
+    train_student.main(
+        workshop.student_words(
+            "plain", "distill.method=plain", "loss={task: 0.1, transform: 0.001}"
+        )
+    )
+    assert same_weights(workshop.student("zero"), workshop.student("plain"))
+    content = read_model(workshop.student("zero"))
+    assert content["training"]["bank"] is None
+
+
+def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, distilled):
+    train_student.main(workshop.student_words("base", "loss.distill=0"))
+    train_student.main(workshop.student_words("shuffled", "distill.shuffle_codes=true"))
+    for other in ("base", "shuffled"):
+        assert not same_weights(distilled, workshop.student(other))
+    split = open_split("Tiny", "train", workshop.root)
+    shapes = PointSet(
+        Part(split, np.arange(len(split.ids))),
+        64,
+        torch.device("cpu"),
+        ("visibility", "view_codes"),
+        Bank(workshop.bank),
+    )
+    with h5py.File(workshop.bank) as file:
+        row = [item.decode() for item in file["ids"]].index(split.ids[17])
+        expected = file["view_codes"][row]
+    batch = shapes.take(torch.tensor([17]))
+    assert np.array_equal(batch["view_codes"][0].numpy(), expected.astype(np.float32))
+    assert batch["visibility"].shape == (1, 64, 12)
+    assert batch["points"].shape == (1, 64, 3)
+
+
+def test_the_bare_student_is_what_is_kept(workshop, distilled):
+    student = load_model(distilled)
+    assert not student.training
+    assert len(student.classes) == 16
+    assert not any("projection" in name for name in student.state_dict())
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    assert student(torch.rand(2, 100, 3)).logits.shape == (2, 16)
+    teacher = load_model(workshop.teacher)
+    out = teacher(torch.randint(0, 256, (2, 12, 1, 32, 32), dtype=torch.uint8))
+    assert out.view_codes.shape == (2, 12, 512)
+    assert out.logits.shape == (2, 16)
+
+
+def test_exported_codes_are_the_teachers(workshop):
+    teacher, bank = load_model(workshop.teacher), Bank(workshop.bank)
+    split = open_split("Tiny", "test", workshop.root)
+    out = teacher(torch.from_numpy(split.views(5))[None, :, None])
+    codes = bank.view_codes([split.ids[5]])[0]
+    np.testing.assert_allclose(codes, out.view_codes[0].numpy(), rtol=1e-3, atol=1e-3)
+    assert len(bank.ids) == 80
+    assert bank.provenance["recipe_hash"] == split.recipe_hash
+
+
+def test_the_table_has_a_row_for_each_test(workshop, distilled, tmp_path, capsys):
+    table = tmp_path / "results.csv"
+    common = ["--results", str(table), "--pictures", str(tmp_path), "--device", "cpu"]
+    test_program.main([str(distilled), *common])
+    test_program.main([str(workshop.teacher), *common])
+    test_program.main([str(distilled), *common])
+    rows = results.read(table)
+    assert [row.role for row in rows] == ["student", "teacher", "student"]
+    assert rows[0].overall == rows[2].overall
+    student = load_model(distilled)
+    split = open_split("Tiny", "test", workshop.root)
+    logits = student(torch.from_numpy(split.points()[:, :128])).logits
+    right = (logits.argmax(dim=1).numpy() == split.labels).mean()
+    assert rows[0].overall == pytest.approx(100 * right, abs=1e-3)
+    assert (tmp_path / "distilled_Tiny_test.png").stat().st_size > 1000
+    make_tables.main(["--results", str(table)])
+    printed = capsys.readouterr().out
+    assert printed.count("| pointnet, 128 points | pointmcd |") == 1
+    overview.main([str(distilled), "--output", str(tmp_path / "overview.png")])
+    assert (tmp_path / "overview.png").stat().st_size > 10_000
+
+
+def test_validation_part_is_held_out(workshop, tmp_path):
+    train_student.main(workshop.student_words("held", "protocol.val_fraction=0.34"))
+    path = workshop.student("held")
+    common = ["--results", str(tmp_path / "r.csv"), "--pictures", str(tmp_path)]
+    test_program.main([str(path), "--split", "val", *common])
+    test_program.main([str(path), "--split", "train", *common])
+    rows = results.read(tmp_path / "r.csv")
+    assert [row.shapes for row in rows] == [16, 32]
+    assert rows[0].protocol == "last epoch, 0.34 of train held out"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workshop):
+    with pytest.raises(RunError, match="not finite in epoch"):
+        train_student.main(workshop.student_words("broken", "optim.lr=1e30", "optim.final_lr=1e30"))
+
+
+def test_gradient_clipping_bounds_the_step(workshop):
+    steep = [
+        "train.epochs=1",
+        "optim.momentum=0",
+        "optim.weight_decay=0",
+        "optim.lr=1",
+        "optim.final_lr=1",
+    ]
+    for clip in ("1e-9", "null"):
+        train_student.main(workshop.student_words(f"clip_{clip}", *steep, f"optim.clip={clip}"))
+    start = read_model(workshop.student("clip_1e-9"))["model"]
+    moved = read_model(workshop.student("clip_null"))["model"]
+    torch.manual_seed(0)
+    weights = [name for name in start if name.endswith("weight")]
+    assert any((start[name] - moved[name]).abs().max() > 1e-2 for name in weights)
+
+
+def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
+    """What DistributedDataParallel promises, step by step in one process: each half of a batch
+    through its own copy (with its own batch statistics), gradients averaged, buffers of rank 0."""
+    config = load_config(StudentConfig, workshop.student_words("reference"))
+    split = open_split("Tiny", "train", workshop.root)
+    seed_everything(config.train.seed)
+    student = build_student("pointnet", 16)
+    method = build_method("pointmcd", student, config.loss, smoothing=config.student.smoothing)
+    shapes = PointSet(
+        Part(split, np.arange(48)), 128, torch.device("cpu"), method.fields, Bank(workshop.bank)
+    )
+    optimizer = build_optimizer(config.optim, method.parameters())
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.optim, epoch, epochs)
+        for index in training_batches(np.arange(48), 16, 0, epoch):
+            gradients = []
+            buffers = None
+            method.train()
+            for half in index.view(2, 8):
+                start = {name: value.clone() for name, value in method.named_buffers()}
+                batch = augment_points(shapes.take(half), config.augment, 0, epoch)
+                method.zero_grad()
+                method.total(method(batch).losses).backward()
+                gradients.append([p.grad.clone() for p in method.parameters()])
+                if buffers is None:
+                    buffers = {name: value.clone() for name, value in method.named_buffers()}
+                for name, value in method.named_buffers():
+                    value.copy_(start[name])
+            for name, value in method.named_buffers():
+                value.copy_(buffers[name])
+            for parameter, *pair in zip(method.parameters(), *gradients, strict=True):
+                parameter.grad = (pair[0] + pair[1]) / 2
+            optimizer.step()
+    return student.state_dict()
+
+
+def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_path):
+    words = workshop.student_words("two", "run.threads=1")
+    done = run_program("train_student.py", *words, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("student written to") == 1
+    found = read_model(workshop.student("two"))
+    expected = two_process_reference(workshop, epochs=2)
+    for name, value in found["model"].items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert found["training"]["processes"] == 2
+
+    output = tmp_path / "bank.h5"
+    done = run_program(
+        "export_teacher.py",
+        str(workshop.teacher),
+        "--output",
+        str(output),
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        processes=2,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("view_codes", "codes", "view_logits", "logits"):
+        one, two = Bank(workshop.bank).arrays[name], Bank(output).arrays[name]
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+
+    table = str(tmp_path / "results.csv")
+    common = ["--results", table, "--pictures", str(tmp_path), "--device", "cpu"]
+    done = run_program("test.py", str(distilled), *common, processes=2)
+    assert done.returncode == 0, done.stderr
+    test_program.main([str(distilled), *common])
+    rows = results.read(table)
+    assert len(rows) == 2
+    assert rows[0].overall == rows[1].overall
+
+
+def test_two_processes_train_a_teacher(workshop):
+    words = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
+    words += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    done = run_program("train_teacher.py", *words, "run.threads=1", "run.device=cpu", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert (workshop.folder / "ckpt" / "teacher" / "teacher_two.pth").exists()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_every_configuration_trains_two_steps(workshop, path):
+    """Each shipped YAML, with its own augmentation, schedule and losses, on the tiny set."""
+    name = "yaml_" + "_".join(path.with_suffix("").parts[-2:])
+    common = ["data.name=Tiny", f"data.root={workshop.root}", "train.epochs=1"]
+    common += ["protocol.val_fraction=0.67", "train.batch_size=8", f"run.name={name}", f"run.runs={workshop.folder}/runs"]
+    common += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
+    if path.stem == "teacher":
+        train_teacher.main([str(path), *common, "teacher.weights=none", "data.size=32"])
+        assert (workshop.folder / "ckpt" / "teacher" / f"{name}.pth").exists()
+    else:
+        bank = f"distill.bank={workshop.bank}"
+        train_student.main([str(path), *common, bank, "data.points=512", "train.pictures=false"])
+        assert workshop.student(name).exists()
+
+
+def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
+    student = load_model(distilled)
+    split = open_split("Tiny", "test", workshop.root)
+    shapes = PointSet(Part(split, np.arange(len(split.ids))), 128, torch.device("cpu"))
+    one = predict(student, shapes.evaluation(5), "points", ("logits",))
+    other = predict(student, shapes.evaluation(32), "points", ("logits",))
+    assert one["index"].tolist() == list(range(32))
+    np.testing.assert_allclose(one["logits"], other["logits"], rtol=1e-4, atol=1e-5)
+
+
+def test_learning_rates():
+    cosine = OptimSettings(lr=0.1, final_lr=0.001)
+    assert learning_rate(cosine, 0, 100) == pytest.approx(0.1)
+    assert learning_rate(cosine, 50, 100) == pytest.approx(0.0505)
+    assert learning_rate(cosine, 100, 100) == pytest.approx(0.001)
+    steps = OptimSettings(lr=0.1, final_lr=0.05, schedule="step", step_epochs=20, step_factor=0.7)
+    assert [round(learning_rate(steps, e, 200), 4) for e in (0, 19, 20, 100)] == [
+        0.1,
+        0.1,
+        0.07,
+        0.05,
+    ]
+    assert isinstance(
+        build_optimizer(OptimSettings(name="adam"), [torch.zeros(1)]), torch.optim.Adam
+    )
+
+
+def test_a_bank_that_does_not_fit_is_refused(workshop, tmp_path):
+    prepare_tiny(workshop.root, "Other", "--seed", "1", "--recipe", "dual16")
+    with pytest.raises(DataError) as caught:
+        train_student.main(workshop.student_words("refused", "data.name=Other"))
+    message = str(caught.value)
+    for part in (
+        "data set 'Tiny', expected 'Other'",
+        "view recipe",
+        "train shapes",
+        "12 views, expected 16",
+    ):
+        assert part in message
+    assert not (workshop.folder / "runs" / "refused").exists()
