@@ -105,9 +105,9 @@ def _already_there(output: Path, provenance: dict, overwrite: bool) -> bool:
     commit = {"commit": None}  # later code may export the same teacher
     if found | commit != json.loads(json.dumps(provenance)) | commit:
         raise ConfigError(
-            f"{output} holds the codes of teacher {found['teacher_hash']} on {found['data_name']}, not "
-            f"of {provenance['teacher_hash']} on {provenance['data_name']} as they are now; choose "
-            "another --output or pass --overwrite"
+            f"{output} holds the codes of teacher {found['teacher_hash']} on {found['data_name']}, "
+            f"not of {provenance['teacher_hash']} on {provenance['data_name']} as they are now; "
+            "choose another --output or pass --overwrite"
         )
     if is_main():
         print(f"{output} is already the export of this teacher")

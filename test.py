@@ -1,10 +1,10 @@
 """Test a teacher or student, or name the class of one cloud.
 
-    python test.py ckpt/student/RUN.pth                  overall and mean class accuracy, per class
-    python test.py ckpt/student/RUN.pth --cloud FILE     classes of one unlabelled cloud, with scores
+    python test.py ckpt/student/RUN.pth                overall and mean class accuracy, per class
+    python test.py ckpt/student/RUN.pth --cloud FILE   classes of one unlabelled cloud, with scores
 
-One forward pass, no voting, on the last epoch's weights. A row is added to expt/results.csv and the
-confusion matrix is drawn to expt/pictures/. Under ``torchrun`` the shapes are shared out.
+One forward pass, no voting, on the last epoch's weights. A row is added to expt/results.csv and
+the confusion matrix is drawn to expt/pictures/. Under ``torchrun`` the shapes are shared out.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     print(f"confusion matrix: {picture}")
     results.append(options.results, _row(options, content, part, result, seconds, device))
     print(
-        f"{name} on {part.split.name} {options.split}, {len(part.members)} shapes: overall accuracy "
-        f"{result.overall:.1f} %, mean class accuracy {result.mean_class:.1f} %"
+        f"{name} on {part.split.name} {options.split}, {len(part.members)} shapes: overall "
+        f"accuracy {result.overall:.1f} %, mean class accuracy {result.mean_class:.1f} %"
     )
 
 
@@ -116,9 +116,9 @@ def _tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
     split = open_split(name, "test" if options.split == "test" else "train", root)
     if split.class_names != content["classes"]:
         raise DataError(
-            f"{options.checkpoint} knows {len(content['classes'])} classes ({content['classes'][0]}, "
-            f"...), {name} has {len(split.class_names)} ({split.class_names[0]}, ...): they must be "
-            "the same classes in the same order"
+            f"{options.checkpoint} knows {len(content['classes'])} classes "
+            f"({content['classes'][0]}, ...), {name} has {len(split.class_names)} "
+            f"({split.class_names[0]}, ...): they must be the same classes in the same order"
         )
     if options.split == "test":
         return Part(split, np.arange(len(split.ids)))

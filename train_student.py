@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from data.bank import Bank
+from data.batches import epoch_steps
 from data.datasets import PointSet, training_parts
 from models.methods import build_method
 from models.students import build_student
@@ -74,6 +75,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         pictures.confusion(writer, epoch, outputs, classes)
         pictures.embedding(writer, epoch, outputs["global_feature"], outputs["label"], classes)
 
+    steps = epoch_steps(len(training), config.train.batch_size)
     inputs = {"data": training_part.split.data_hash}
     if bank is not None:
         inputs["teacher"] = bank.provenance["teacher_hash"]
@@ -82,7 +84,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         Work(
             method=method,
             batches=batches,
-            steps=len(training) // config.train.batch_size,
+            steps=steps,
             evaluate=lambda: predict(
                 student,
                 watched.evaluation(EVALUATION_BATCH),

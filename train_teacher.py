@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from data.batches import epoch_steps
 from data.datasets import ViewSet, training_parts
 from models.methods import ViewClassification
 from models.teacher import build_teacher
@@ -58,13 +59,14 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         pictures.confusion(writer, epoch, outputs, classes)
         pictures.embedding(writer, epoch, outputs["code"], outputs["label"], classes)
 
+    steps = epoch_steps(len(training), config.train.batch_size)
     inputs = {"data": training_part.split.data_hash, "views": training_part.split.recipe_hash}
     run = Run(Path(config.run.runs) / name, config, inputs, config.run.restart)
     history = fit(
         Work(
             method=ViewClassification(teacher, config.loss, settings.smoothing).to(device),
             batches=batches,
-            steps=len(training) // config.train.batch_size,
+            steps=steps,
             evaluate=lambda: predict(
                 teacher, watched.evaluation(EVALUATION_BATCH), "views", ("logits", "code")
             ),

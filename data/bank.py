@@ -1,8 +1,8 @@
-"""The bank of exported teacher knowledge: codes and logits of every shape, by id, with provenance.
+"""The bank of exported teacher knowledge: codes and logits of every shape, with provenance.
 
-HDF5 file. Datasets: ``ids`` (S,) strings, ``view_codes`` (S, V, D), ``codes`` (S, D), ``view_logits``
-(S, V, K), ``logits`` (S, K), all float16. Attribute ``provenance``: a JSON object with the keys of
-:data:`PROVENANCE`.
+HDF5 file. Datasets: ``ids`` (S,) strings, ``view_codes`` (S, V, D), ``codes`` (S, D),
+``view_logits`` (S, V, K), ``logits`` (S, K), all float16. Attribute ``provenance``: a JSON object
+with the keys of :data:`PROVENANCE`.
 """
 
 from __future__ import annotations
@@ -91,10 +91,9 @@ class Bank:
             differing.append(f"data set {given['data_name']!r}, expected {split.name!r}")
         if given["recipe_hash"] != split.recipe_hash:
             differing.append(f"view recipe {given['recipe_hash']}, expected {split.recipe_hash}")
-        if given["data_hash"].get(split.split) != split.data_hash:
-            differing.append(
-                f"{split.split} shapes {given['data_hash'].get(split.split)}, expected {split.data_hash}"
-            )
+        shapes = given["data_hash"].get(split.split)
+        if shapes != split.data_hash:
+            differing.append(f"{split.split} shapes {shapes}, expected {split.data_hash}")
         views = self.arrays["view_codes"].shape[1]
         if views != split.num_views:
             differing.append(f"{views} views, expected {split.num_views}")
@@ -103,8 +102,8 @@ class Bank:
             differing.append(f"{len(absent)} shapes without codes, such as {absent[0]}")
         if differing:
             raise DataError(
-                f"the bank {self.path} does not fit data {split.name}: {'; '.join(differing)}. Export "
-                "the teacher again on this set"
+                f"the bank {self.path} does not fit data {split.name}: {'; '.join(differing)}. "
+                "Export the teacher again on this set"
             )
 
     def view_codes(self, ids: list[str]) -> np.ndarray:

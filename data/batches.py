@@ -38,6 +38,17 @@ def carve_validation(
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
+def epoch_steps(count: int, batch_size: int) -> int:
+    """Full batches in an epoch of ``count`` shapes.
+
+    Raises:
+        ConfigError: not even one.
+    """
+    if batch_size > count:
+        raise ConfigError(f"train.batch_size={batch_size} is more than the {count} training shapes")
+    return count // batch_size
+
+
 def training_batches(members: np.ndarray, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
     """Shuffled full batches of one epoch, this process's part: (steps, local batch) int64.
 
@@ -45,21 +56,17 @@ def training_batches(members: np.ndarray, batch_size: int, seed: int, epoch: int
     same on one GPU and on eight. The remainder that fills no batch is left out of this epoch.
 
     Raises:
-        ConfigError: fewer samples than one batch, or a batch that does not divide over the
+        ConfigError: fewer shapes than one batch, or a batch that does not divide over the
             processes.
     """
     share = local_share(batch_size, "train.batch_size")
-    steps = len(members) // batch_size
-    if steps == 0:
-        raise ConfigError(
-            f"train.batch_size={batch_size} is more than the {len(members)} training shapes"
-        )
+    steps = epoch_steps(len(members), batch_size)
     order = np.random.default_rng([seed, epoch, 0x5B]).permutation(members)
     batches = order[: steps * batch_size].reshape(steps, batch_size)
     return torch.from_numpy(batches[:, rank() * share : (rank() + 1) * share].copy())
 
 
 def evaluation_batches(members: np.ndarray, batch_size: int) -> list[torch.Tensor]:
-    """All samples in order, every ``world_size``-th batch for this process; the last may be short."""
+    """All samples in order; every ``world_size``-th batch is this process's, the last one short."""
     batches = torch.from_numpy(members).split(batch_size)
     return list(batches[rank() :: world_size()])

@@ -93,7 +93,7 @@ def _draw_cloud(
     axes.set(xticks=[], yticks=[])
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data.show", description="Draw a shape of a prepared set."
     )
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="where the sets are")
     parser.add_argument("--view", type=int, default=0, help="the view that colours the cloud")
     parser.add_argument("--output", type=Path, help="PNG file (default: NAME_ID.png here)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     matplotlib.use("Agg")
     split, index = find_shape(options.name, options.id, options.root)
     output = options.output or Path(f"{split.name}_{options.id.replace('/', '_')}.png")

@@ -36,8 +36,8 @@ class ImageBackbone(nn.Module):
 
     Args:
         name: one of ``BACKBONES``.
-        weights: ``none`` (random), ``imagenet`` (torchvision's release, downloaded once) or the path
-            of a torchvision state dict of the same network.
+        weights: ``none`` (random), ``imagenet`` (torchvision's release, downloaded once) or the
+            path of a torchvision state dict of the same network.
 
     Raises:
         ConfigError: unknown name. DataError: the weights cannot be had or do not fit.
@@ -86,9 +86,9 @@ def _load_backbone(network: nn.Module, name: str, weights: str, head_prefix: str
     misshapen = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
     if missing or left_over or misshapen:
         raise DataError(
-            f"weights {weights} do not fit {name}: missing {missing[:3]} ({len(missing)}), unexpected "
-            f"{left_over[:3]} ({len(left_over)}), other shape {misshapen[:3]} ({len(misshapen)}); "
-            f"pass a state dict of torchvision's {name}"
+            f"weights {weights} do not fit {name}: missing {missing[:3]} ({len(missing)}), "
+            f"unexpected {left_over[:3]} ({len(left_over)}), of another shape {misshapen[:3]} "
+            f"({len(misshapen)}); pass a state dict of torchvision's {name}"
         )
     network.load_state_dict(given, strict=False)
 

@@ -17,12 +17,16 @@ from utils import results
 from utils.errors import DataError, run_main
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", required=True)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     print(f"{choose(results.read(options.results), options.data, options.model):g}")
 
 

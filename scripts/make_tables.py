@@ -21,19 +21,23 @@ from utils.files import atomic_path
 from utils.results import Result
 
 HEADER = (
-    "| model | method | loss weights, optimiser | epochs | overall accuracy | mean class accuracy | seeds "
-    "| minutes a run, where | commit |\n|---|---|---|---|---|---|---|---|---|\n"
+    "| model | method | loss weights, optimiser | epochs | overall accuracy | mean class accuracy "
+    "| seeds | minutes a run, where | commit |\n|---|---|---|---|---|---|---|---|---|\n"
 )
 ORDER = ["teacher", "student"]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", help="only this data set")
     parser.add_argument("--split", default="test", choices=["test", "val", "train"])
     parser.add_argument("--readme", type=Path, help="file whose tables are rewritten in place")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     rows = latest([row for row in results.read(options.results) if row.split == options.split])
     if options.readme:
         rewrite(options.readme, rows)
@@ -57,16 +61,8 @@ def table(rows: list[Result], data: str) -> str:
     groups: dict[tuple, list[Result]] = defaultdict(list)
     for row in rows:
         if row.data == data:
-            key = (
-                row.role,
-                row.model,
-                row.method,
-                row.recipe,
-                row.epochs,
-                row.points,
-                row.protocol,
-            )
-            groups[key].append(row)
+            setting = (row.recipe, row.epochs, row.points, row.protocol)
+            groups[row.role, row.model, row.method, *setting].append(row)
     if not groups:
         known = sorted({row.data for row in rows})
         raise DataError(f"the table of results has no row for {data}, only for {known}")

@@ -23,12 +23,16 @@ VIEWS = (0, 3, 6)  # of those shown, the first colours the cloud
 ROWS = 6
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("students", nargs="+", help="checkpoints trained on one prepared set")
     parser.add_argument("--output", type=Path, default=Path("expt/overview.png"))
     parser.add_argument("--seed", type=int, default=0, help="which shapes are drawn")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     contents = {Path(path).stem: read_model(path, "student") for path in options.students}
     sets = {content["config"]["data"]["name"] for content in contents.values()}
     if len(sets) > 1:

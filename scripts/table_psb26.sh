@@ -17,8 +17,11 @@ ENCODERS=${ENCODERS:-pointnet pointnet2_ssg dgcnn curvenet}
 SEEDS=${SEEDS:-0 1 2}
 SEEDS_SLOW=${SEEDS_SLOW:-0}
 CONTROLS=${CONTROLS-0}
+CHOOSE=${CHOOSE:-pointnet pointnet2_ssg}
 JOBS=${JOBS:-2}
 RESULTS=${RESULTS:-expt/results.csv}
+LOGS=${LOGS:-expt/logs}
+export LOGS
 LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
 TEACHER=PSB26_squeezenet1_0_s0
 BANK=expt/teacher/$TEACHER.h5
@@ -34,7 +37,7 @@ run() {
 }
 
 has_row() { # run name, split
-    [ -f $RESULTS ] && grep -q ",$1,PSB26,$2," $RESULTS
+    [ -f "$RESULTS" ] && grep -q ",$1,PSB26,$2," "$RESULTS"
 }
 
 # One line a job, "name split overrides": trained, then tested on the split.
@@ -47,13 +50,13 @@ student_job() {
         "&& $PYTHON test.py ckpt/student/$name.pth --split $split --threads $THREADS --results $RESULTS"
 }
 
-run_jobs() { # reads lines, runs $JOBS of them at a time; output goes to expt/logs
-    mkdir -p expt/logs
+run_jobs() { # reads lines, runs $JOBS of them at a time; output goes to $LOGS
+    mkdir -p "$LOGS"
     if [ -n "${DRY:-}" ]; then cat; return; fi
     awk '{print NR "\t" $0}' | xargs -d '\n' -P "$JOBS" -I LINE bash -c '
         line=$(cut -f2- <<<"$1"); name=$(grep -o "run.name=[^ ]*" <<<"$line" | cut -d= -f2)
-        if bash -c "$line" >"expt/logs/$name.log" 2>&1; then tail -n 1 "expt/logs/$name.log"
-        else echo "failed: see expt/logs/$name.log"; tail -n 1 "expt/logs/$name.log"; exit 255; fi
+        if bash -c "$line" >"$LOGS/$name.log" 2>&1; then tail -n 1 "$LOGS/$name.log"
+        else echo "failed: see $LOGS/$name.log"; tail -n 1 "$LOGS/$name.log"; exit 255; fi
     ' _ LINE
 }
 
@@ -71,8 +74,9 @@ if ! has_row $TEACHER test; then
 fi
 run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK
 
-# The task weight of each baseline, 0.1 or 1, is chosen on a fifth of train that is held out.
-for encoder in $ENCODERS; do
+# The task weight of the baselines, 0.1 or 1, is chosen on a fifth of train that is held out: for the
+# encoders in CHOOSE by themselves, for the others (trained by SGD, like PointNet) with PointNet.
+for encoder in $CHOOSE; do
     for weight in 0.1 1; do
         student_job "PSB26_${encoder}_choose_w$weight" "$encoder" val \
             loss.distill=0 loss.task=$weight protocol.val_fraction=0.2
@@ -80,8 +84,9 @@ for encoder in $ENCODERS; do
 done | run_jobs
 
 for encoder in $ENCODERS; do
+    case " $CHOOSE " in *" $encoder "*) chooser=$encoder ;; *) chooser=pointnet ;; esac
     if [ -n "${DRY:-}" ]; then weight=CHOSEN; else
-        weight=$($PYTHON -m scripts.choose_weight --results $RESULTS --data PSB26 --model "$encoder")
+        weight=$($PYTHON -m scripts.choose_weight --results $RESULTS --data PSB26 --model "$chooser")
     fi
     for seed in $(seeds_of "$encoder"); do
         student_job "PSB26_${encoder}_baseline_s$seed" "$encoder" test \

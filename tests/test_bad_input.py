@@ -5,12 +5,12 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from conftest import run_program
 
 import export_teacher
 import test as test_program
 import train_student
 import train_teacher
-from conftest import run_program
 from data import prepare, show
 from scripts import make_tables
 from utils import checkpoint
@@ -49,7 +49,9 @@ def test_missing_and_unknown_sets(workshop, refused, student):
     line = refused(train_student.main, workshop.student_words("x", "data.name=Nothing"), 3)
     assert "Nothing" in line and "data.prepare" in line
     assert "Nothing" in refused(test_program.main, [student, "--data", "Nothing"], 3)
-    assert "no bank" in refused(train_student.main, workshop.student_words("x", "distill.bank=no.h5"), 3)
+    assert "no bank" in refused(
+        train_student.main, workshop.student_words("x", "distill.bank=no.h5"), 3
+    )
     line = refused(train_student.main, workshop.student_words("x", "distill.bank=null"), 2)
     assert "distill.bank=FILE" in line
 
@@ -65,7 +67,9 @@ def test_truncated_files(workshop, refused, student, tmp_path, kept):
     bank = tmp_path / "bank.h5"
     whole = workshop.bank.read_bytes()
     bank.write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
-    assert "bank.h5" in refused(train_student.main, workshop.student_words("x", f"distill.bank={bank}"), 3)
+    assert "bank.h5" in refused(
+        train_student.main, workshop.student_words("x", f"distill.bank={bank}"), 3
+    )
     cut = tmp_path / "cut.pth"
     whole = student.read_bytes()
     cut.write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
@@ -81,7 +85,9 @@ def test_files_of_another_kind(workshop, refused, student, tmp_path):
         file["view_codes"][0, 0, 0] = np.nan
     words = workshop.student_words("x", f"distill.bank={broken}")
     assert "not finite" in refused(train_student.main, words, 3)
-    assert "checkpoint of a student, expected a teacher" in refused(export_teacher.main, [student], 3)
+    assert "checkpoint of a student, expected a teacher" in refused(
+        export_teacher.main, [student], 3
+    )
     words = [workshop.teacher, "--cloud", "any.xyz"]
     assert "checkpoint of a teacher, expected a student" in refused(test_program.main, words, 3)
     state = tmp_path / "state.pth"
@@ -129,7 +135,7 @@ def test_wrong_words(workshop, refused, word, said):
     assert not (workshop.folder / "runs" / "x").exists()
 
 
-def test_clouds(workshop, refused, student, tmp_path, capsys):
+def test_clouds(workshop, refused, student, tmp_path, capfd):
     generator = np.random.default_rng(0)
     cloud = generator.normal(size=(300, 3))
     rows = {"good": cloud, "few": cloud[:3], "flat": cloud[:, :2], "nan": cloud.copy()}
@@ -142,7 +148,7 @@ def test_clouds(workshop, refused, student, tmp_path, capsys):
     np.save(tmp_path / "good.npy", cloud)
     for suffix in ("xyz", "npy"):
         test_program.main([str(student), "--cloud", str(tmp_path / f"good.{suffix}"), "--top", "3"])
-        printed = capsys.readouterr().out.splitlines()
+        printed = capfd.readouterr().out.splitlines()
         assert printed[0].endswith("300 points, 128 used")
         assert len(printed) == 4
         assert 0 < float(printed[1].split("%")[0]) <= 100

@@ -333,7 +333,12 @@ def test_every_configuration_trains_two_steps(workshop, path):
     """Each shipped YAML, with its own augmentation, schedule and losses, on the tiny set."""
     name = "yaml_" + "_".join(path.with_suffix("").parts[-2:])
     common = ["data.name=Tiny", f"data.root={workshop.root}", "train.epochs=1"]
-    common += ["protocol.val_fraction=0.67", "train.batch_size=8", f"run.name={name}", f"run.runs={workshop.folder}/runs"]
+    common += [
+        "protocol.val_fraction=0.67",
+        "train.batch_size=8",
+        f"run.name={name}",
+        f"run.runs={workshop.folder}/runs",
+    ]
     common += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
     if path.stem == "teacher":
         train_teacher.main([str(path), *common, "teacher.weights=none", "data.size=32"])

@@ -30,8 +30,8 @@ def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
     """Build settings from command-line words: one YAML file and ``a.b=c`` overrides.
 
     Raises:
-        ConfigError: no file or more than one, a missing or malformed one, an unknown key, a value of
-            the wrong type or out of range.
+        ConfigError: no file or more than one, a missing or malformed one, an unknown key, a value
+            of the wrong type or out of range.
     """
     files = [word for word in arguments if "=" not in word]
     if len(files) != 1:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Says what was found, what was expected and what to do; ends the program with ``exit_code``."""
+    """Says what was found, what was expected, what to do; the program ends with ``exit_code``."""
 
     exit_code = 1
 

@@ -43,7 +43,7 @@ def score(confusion: np.ndarray) -> ClassificationScore:
 
 
 def accuracies(outputs: dict[str, np.ndarray]) -> dict[str, float]:
-    """``eval/overall`` and ``eval/mean_class`` in percent from ``label`` (S,) and ``logits`` (S, K)."""
+    """``eval/overall`` and ``eval/mean_class`` in percent; ``label`` (S,), ``logits`` (S, K)."""
     logits = outputs["logits"]
     result = score(confusion_matrix(outputs["label"], logits.argmax(axis=1), logits.shape[1]))
     return {"eval/overall": result.overall, "eval/mean_class": result.mean_class}

@@ -1,0 +1,120 @@
+"""The house itself: who imports whom, shell scripts, the README's commands."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+OURS = {"data", "models", "utils", "scripts", "tests"}
+MAY_IMPORT = {"utils": {"utils"}, "data": {"data", "utils"}, "models": {"models", "utils"}}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names & OURS
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_flow_one_way(package):
+    for path in (ROOT / package).rglob("*.py"):
+        assert imports(path) <= MAY_IMPORT[package], path
+
+
+def parse_script(script: str, tmp_path: Path, *words: str, **environment: str):
+    """Run a shell script with every python line going to its parser only."""
+    return subprocess.run(
+        ["bash", f"scripts/{script}", *words],
+        cwd=ROOT,
+        env=os.environ
+        | {"PYTHON": f"{sys.executable} {ROOT / 'tests' / 'parse_line.py'}"}
+        | {"RESULTS": str(tmp_path / "results.csv"), "LOGS": str(tmp_path / "logs")}
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_line_of_the_demo_is_parsed(tmp_path):
+    done = parse_script("demo.sh", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("parsed") == 10
+
+
+def test_every_line_of_the_table_is_parsed(tmp_path):
+    done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnet curvenet", SEEDS="0 1")
+    assert done.returncode == 0, done.stderr + done.stdout
+    logs = {path.stem: path.read_text() for path in (tmp_path / "logs").glob("*.log")}
+    baselines = {f"PSB26_pointnet_baseline_s{seed}" for seed in (0, 1)} | {
+        "PSB26_curvenet_baseline_s0"
+    }
+    distilled = {name.replace("baseline", "pointmcd") for name in baselines}
+    chosen = {f"PSB26_{e}_choose_w{w}" for e in ("pointnet", "pointnet2_ssg") for w in ("0.1", "1")}
+    assert set(logs) == baselines | distilled | chosen | {"PSB26_pointnet_shuffled_s0"}
+    assert all(text.count("parsed") == 2 for text in logs.values())
+
+
+def test_a_dry_run_prints_the_commands_and_runs_nothing(tmp_path):
+    done = parse_script("table_psb26.sh", tmp_path, DRY="1")
+    assert done.returncode == 0, done.stderr
+    assert "parsed" not in done.stdout
+    assert done.stdout.count("train_student.py") == 4 + 2 * (3 + 3 + 1 + 1) + 1
+
+
+def test_a_failing_line_stops_the_table(tmp_path):
+    done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnetto", CHOOSE="pointnetto")
+    assert done.returncode != 0
+    assert "failed: see" in done.stdout
+
+
+def test_the_archive_of_the_meshes_is_unpacked_and_cleared(tmp_path):
+    (tmp_path / "PSB26" / "chair" / "train").mkdir(parents=True)
+    with tarfile.open(tmp_path / "PSB26.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "PSB26", "PSB26")
+    done = parse_script("prepare_psb26.sh", tmp_path, str(tmp_path / "PSB26.tar.xz"))
+    assert done.returncode == 0, done.stderr
+    assert "parsed data.prepare" in done.stdout
+    assert not (ROOT / "data" / ".PSB26_meshes").exists()
+    done = parse_script("prepare_psb26.sh", tmp_path, "nothing.tar.xz")
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage:")
+
+
+def test_the_commands_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text()
+    programs = re.findall(r"^(?:python|torchrun \S+) (\w+\.py|-m \S+)", text, re.MULTILINE)
+    assert len(programs) >= 6
+    for program in programs:
+        path = program.removeprefix("-m ").replace(".", "/").removesuffix("/py") + ".py"
+        assert path.startswith("pytest") or (ROOT / path).is_file(), program
+    for script in re.findall(r"bash (scripts/\S+\.sh)", text):
+        assert (ROOT / script).is_file()
+    for config in re.findall(r"scripts/configs/\S+\.yaml", text):
+        assert (ROOT / config).is_file()
+
+
+def test_no_private_places_are_named():
+    for path in subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split():
+        if (
+            path.endswith((".py", ".md", ".sh", ".yaml", ".toml", ".txt"))
+            and path != "tests/test_house.py"
+        ):
+            text = (ROOT / path).read_text()
+            assert not re.search(r"/(work|root|home)/", text), path
