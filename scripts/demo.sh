@@ -9,7 +9,7 @@ RESULTS=${RESULTS:-expt/demo/results.csv}
 BANK=expt/teacher/demo_teacher.h5
 
 $PYTHON -m data.prepare --shapes --name Shapes --shapes-train 16 --shapes-test 12 \
-    --points 1024 --image-size 64
+    --points 1024 --image-size 48
 $PYTHON train_teacher.py scripts/configs/demo/teacher.yaml run.name=demo_teacher
 $PYTHON export_teacher.py ckpt/teacher/demo_teacher.pth
 $PYTHON train_student.py scripts/configs/demo/student.yaml run.name=demo_baseline loss.distill=0
