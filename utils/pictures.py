@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils.files import atomic_path
 from utils.metrics import confusion_matrix
-
-matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402  (the backend has to be chosen first)
 
 _GRID_SHAPES = 4
 _EMBEDDING_SHAPES = 2000
@@ -44,7 +41,7 @@ def scatter_cloud(axes, points: np.ndarray, seen: np.ndarray | None) -> None:
     """Draw (N, 3) points on 3D axes: seen points in colour, hidden ones grey."""
     colours = "tab:blue" if seen is None else np.where(seen, "tab:orange", "lightgrey")
     axes.scatter(*points.T, c=colours, s=3)
-    axes.set_box_aspect((1, 1, 1))
+    axes.set_box_aspect((1, 1, 1), zoom=1.5)
     limit = float(np.abs(points).max())
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), zlim=(-limit, limit))
     axes.set_axis_off()
