@@ -126,6 +126,11 @@ def _tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
         raise ConfigError(
             f"{options.checkpoint} was trained without a validation part (protocol.val_fraction=0)"
         )
+    if split.data_hash != training["data_hash"]:
+        raise DataError(
+            f"{options.checkpoint} was trained on shapes {training['data_hash']}, {name} holds "
+            f"{split.data_hash}: its held-out part is not known there; use --split test"
+        )
     train, held_out = carve_validation(split.labels, training["val_fraction"], training["val_seed"])
     return Part(split, held_out if options.split == "val" else train)
 
@@ -180,11 +185,14 @@ def _row(
 
 
 def recipe_label(config: dict[str, Any]) -> str:
-    """Loss weights in force, optimiser, batch and precision, in a few words."""
+    """Loss weights in force, optimiser, batch, precision and a head that is not the default."""
     weights = " ".join(f"{name} {value:g}" for name, value in config["loss"].items() if value)
     optim, train = config["optim"], config["train"]
+    head = config.get("student", {}).get("head", "default")
+    chosen = "" if head == "default" else f", {head} head"
     precision = "" if train["amp"] == "none" else f", {train['amp']}"
-    return f"{weights}; {optim['name']} {optim['lr']:g}, batch {train['batch_size']}{precision}"
+    steps = f"{optim['name']} {optim['lr']:g}, batch {train['batch_size']}"
+    return f"{weights}; {steps}{precision}{chosen}"
 
 
 def method_label(config: dict[str, Any]) -> str:

@@ -46,7 +46,8 @@ def run_name(config: StudentConfig) -> str:
     """Data, encoder, what teaches it and the seed."""
     taught = config.distill.method if config.loss.get("distill") else "baseline"
     control = "_shuffled" if config.distill.shuffle_codes else ""
-    return f"{config.data.name}_{config.student.encoder}_{taught}{control}_s{config.train.seed}"
+    data = Path(config.data.name).name  # it may be given by its folder
+    return f"{data}_{config.student.encoder}_{taught}{control}_s{config.train.seed}"
 
 
 def train(config: StudentConfig, device: torch.device) -> None:

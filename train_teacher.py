@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(config: TeacherConfig, device: torch.device) -> None:
     data, settings = config.data, config.teacher
-    name = config.run.name or f"{data.name}_{settings.backbone}_s{config.train.seed}"
+    name = config.run.name or f"{Path(data.name).name}_{settings.backbone}_s{config.train.seed}"
     training_part, watched_part = training_parts(data, config.protocol)
     training = ViewSet(training_part, device, data.size, data.workers)
     watched = ViewSet(watched_part, device, data.size, data.workers)

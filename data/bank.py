@@ -39,14 +39,22 @@ def write_bank(
 
     Args:
         ids: (S,) shape ids. arrays: the four of ``ARRAYS``, first axis S.
+
+    Raises:
+        DataError: values that are not finite, also in float16; nothing is written.
     """
+    with np.errstate(over="ignore"):
+        arrays = {name: arrays[name].astype(np.float16) for name in ARRAYS}
+    broken = [name for name in ARRAYS if not np.isfinite(arrays[name]).all()]
+    if broken:
+        raise DataError(f"{', '.join(broken)} of the teacher are not finite: train it again")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
         file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
         for name in ARRAYS:
-            file.create_dataset(name, data=arrays[name].astype(np.float16))
+            file.create_dataset(name, data=arrays[name])
 
 
 class Bank:
@@ -64,6 +72,11 @@ class Bank:
             with h5py.File(self.path, "r") as file:
                 if file.attrs.get("format") != FORMAT:
                     raise DataError(f"{path} is not a bank of export_teacher.py")
+                if file.attrs["version"] != VERSION:
+                    raise DataError(
+                        f"{path} has version {file.attrs['version']}, expected {VERSION}; export "
+                        "it again"
+                    )
                 self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
                 self.ids = [name.decode() for name in file["ids"][()]]
                 self.arrays = {name: file[name][()] for name in ARRAYS}
@@ -73,11 +86,6 @@ class Bank:
             if len(array) != len(self.ids) or not np.isfinite(array).all():
                 raise DataError(f"{path}: {name} is incomplete or not finite; export it again")
         self._row = {name: row for row, name in enumerate(self.ids)}
-
-    @property
-    def code_size(self) -> int:
-        """D, the channels of a view code."""
-        return self.arrays["view_codes"].shape[2]
 
     def check(self, split: PreparedSplit) -> None:
         """Refuse to serve a split whose shapes, cameras or rendering the teacher did not see.

@@ -42,8 +42,14 @@ def epoch_steps(count: int, batch_size: int) -> int:
     """Full batches in an epoch of ``count`` shapes.
 
     Raises:
-        ConfigError: not even one.
+        ConfigError: not even one, or a batch that does not divide over the processes into parts of
+            two shapes or more.
     """
+    if local_share(batch_size, "train.batch_size") < 2:
+        raise ConfigError(
+            f"train.batch_size={batch_size} on {world_size()} processes: batch normalisation needs "
+            "two shapes or more in each"
+        )
     if batch_size > count:
         raise ConfigError(f"train.batch_size={batch_size} is more than the {count} training shapes")
     return count // batch_size
@@ -56,11 +62,10 @@ def training_batches(members: np.ndarray, batch_size: int, seed: int, epoch: int
     same on one GPU and on eight. The remainder that fills no batch is left out of this epoch.
 
     Raises:
-        ConfigError: fewer shapes than one batch, or a batch that does not divide over the
-            processes.
+        ConfigError: see :func:`epoch_steps`.
     """
-    share = local_share(batch_size, "train.batch_size")
     steps = epoch_steps(len(members), batch_size)
+    share = batch_size // world_size()
     order = np.random.default_rng([seed, epoch, 0x5B]).permutation(members)
     batches = order[: steps * batch_size].reshape(steps, batch_size)
     return torch.from_numpy(batches[:, rank() * share : (rank() + 1) * share].copy())

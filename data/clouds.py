@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
-from data.meshes import into_unit_sphere, load_mesh, turn_up
+from data.meshes import check_ply_length, into_unit_sphere, load_mesh, turn_up
 from data.off import read_off
 from data.sampling import sample_surface
 from utils.errors import DataError
@@ -27,7 +28,8 @@ def read_cloud(path: str | Path) -> np.ndarray:
     of a mesh are a poor sample of its surface.
 
     Returns:
-        (N, 3) float32.
+        (N, 3) float64: a scan in map coordinates, 4,600,000 metres from their origin, would lose
+        everything below half a metre in float32. :func:`normalise_cloud` comes next.
 
     Raises:
         DataError: no file, unknown format, unreadable, fewer than 3 columns or ``FEWEST_POINTS``
@@ -45,7 +47,7 @@ def read_cloud(path: str | Path) -> np.ndarray:
         _check(points)
     except DataError as error:
         raise DataError(f"cloud {path}: {error}") from error
-    return points[:, :3].astype(np.float32)
+    return points[:, :3].astype(np.float64)
 
 
 def _check(points: np.ndarray) -> None:
@@ -65,7 +67,7 @@ def _check(points: np.ndarray) -> None:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         points = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"no readable .npy array: {error}") from error
     if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
         raise DataError("no array of real numbers")
@@ -93,6 +95,7 @@ def _read_off(path: Path) -> np.ndarray:
 
 
 def _read_ply(path: Path) -> np.ndarray:
+    check_ply_length(path)
     try:
         content = trimesh.load(path, process=False)
     # trimesh's reader raises whatever the damage leads to, from KeyError to struct.error.
@@ -100,13 +103,15 @@ def _read_ply(path: Path) -> np.ndarray:
         raise DataError(f"unreadable ply: {' '.join(str(error).split())[:120]}") from error
     if isinstance(content, trimesh.Trimesh) and len(content.faces):
         return _sample_mesh(path)
-    return np.asarray(content.vertices, dtype=np.float64)
+    # without any vertex the reader gives a scene, which has none of its own
+    return np.asarray(getattr(content, "vertices", np.empty((0, 3))), dtype=np.float64)
 
 
 def _sample_mesh(path: Path) -> np.ndarray:
     mesh = load_mesh(path)
     generator = np.random.default_rng(0)
-    return sample_surface(mesh.vertices, mesh.faces, SURFACE_POINTS, generator)[0]
+    origin = mesh.vertices[0]  # samples are float32, which is fine near 0 only
+    return origin + sample_surface(mesh.vertices - origin, mesh.faces, SURFACE_POINTS, generator)[0]
 
 
 def normalise_cloud(points: np.ndarray, up: str = "z") -> np.ndarray:

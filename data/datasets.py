@@ -63,7 +63,8 @@ class PointSet:
         shuffle_codes: seed of a permutation that gives each shape another one's codes (a control).
 
     Raises:
-        ConfigError: more points than stored, or codes asked for without a bank.
+        ConfigError: more points than stored, a field that is not here, or codes asked for without
+            a bank.
     """
 
     def __init__(
@@ -76,6 +77,9 @@ class PointSet:
         shuffle_codes: int | None = None,
     ):
         split = part.split
+        unknown = set(fields) - {"points", "label", "index", "visibility", "view_codes"}
+        if unknown:
+            raise ConfigError(f"a set of clouds has no {sorted(unknown)}, which the method reads")
         if points > split.num_points:
             raise ConfigError(
                 f"data.points={points}, and {split.name} holds {split.num_points} points a shape; "

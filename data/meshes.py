@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,10 @@ def load_mesh(path: str | Path) -> LabelledMesh:
     """
     path = Path(path)
     if path.suffix.lower() == ".off":
-        vertices, faces, polygon = read_off(path)
+        try:
+            vertices, faces, polygon = read_off(path)
+        except OSError as error:
+            raise DataError(f"unreadable: {error.strerror or error}") from error
     else:
         vertices, faces = _read_with_trimesh(path)
         polygon = np.arange(len(faces))
@@ -92,6 +96,8 @@ def _read_with_trimesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(
             f"format {path.suffix or 'without suffix'} is none of {', '.join(SUFFIXES)}"
         )
+    if path.suffix.lower() == ".ply":
+        check_ply_length(path)
     logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # the reason goes into our message
     try:
         mesh = trimesh.load_scene(path, process=False).to_mesh()
@@ -102,13 +108,40 @@ def _read_with_trimesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"unreadable {path.suffix[1:]}: {reason}") from error
 
 
+def check_ply_length(path: Path) -> None:
+    """Refuse a PLY in text form that has fewer lines than its header announces.
+
+    trimesh takes what is there of such a file; of a truncated binary PLY it says so itself.
+
+    Raises:
+        DataError: truncated, or the file cannot be read.
+    """
+    try:
+        header, _, body = path.read_bytes().partition(b"end_header")
+    except OSError as error:
+        raise DataError(f"unreadable: {error.strerror or error}") from error
+    if re.search(rb"^format\s+ascii", header, re.MULTILINE) is None:
+        return
+    announced = sum(map(int, re.findall(rb"^element\s+\S+\s+(\d+)", header, re.MULTILINE)))
+    lines = sum(bool(line.strip()) for line in body.splitlines())
+    if lines < announced:
+        raise DataError(f"truncated: {lines} lines of data for the {announced} announced")
+
+
 def _read_parts(path: Path, polygon: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     try:
         with np.load(path) as file:
             face_parts, part_names = file["face_parts"], file["part_names"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"unreadable part labels {path.name}: {error}") from error
-    if len(face_parts) <= polygon.max() or max(face_parts) >= len(part_names):
+    if face_parts.ndim != 1 or face_parts.dtype.kind not in "iu" or part_names.ndim != 1:
+        raise DataError(
+            f"part labels {path.name} do not fit: face_parts is {face_parts.dtype} "
+            f"{face_parts.shape} and part_names {part_names.shape}, expected whole numbers (F,) "
+            "and names (P,)"
+        )
+    numbers = face_parts[: polygon.max() + 1]
+    if len(numbers) <= polygon.max() or numbers.min() < 0 or numbers.max() >= len(part_names):
         raise DataError(
             f"part labels {path.name} do not fit: {len(face_parts)} labels for "
             f"{polygon.max() + 1} faces, or labels beyond the {len(part_names)} names"

@@ -51,8 +51,9 @@ def read_off(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _read_vertices(lines: list[bytes]) -> np.ndarray:
     try:
-        numbers = np.array(b" ".join(lines).split(), dtype=np.float64)
-        vertices = numbers.reshape(len(lines), -1)[:, :3]
+        # As one array, which unequal lengths (a colour behind some vertices only) would scramble.
+        (width,) = {len(line.split()) for line in lines} or {3}
+        vertices = np.array(b" ".join(lines).split(), dtype=np.float64).reshape(-1, width)[:, :3]
     except ValueError:
         # Words that are no numbers, or vertices of unequal length: say which.
         vertices = np.array([_read_vertex(line) for line in lines])
@@ -76,12 +77,12 @@ def _read_faces(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
             for words in map(bytes.split, lines)
         ]
         announced = np.array([int(line.split(None, 1)[0]) for line in lines], dtype=np.int64)
-    except ValueError:
+        flat = np.array([corner for polygon in polygons for corner in polygon], dtype=np.int64)
+    except (ValueError, OverflowError):
         raise DataError("truncated or damaged: a face is not a list of vertex numbers") from None
     corners = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
     if (corners != announced).any():
         raise DataError("truncated: a face has fewer vertex numbers than it announces")
-    flat = np.array([corner for polygon in polygons for corner in polygon], dtype=np.int64)
     triangles = (corners - 2).clip(min=0)
     polygon = np.repeat(np.arange(len(corners)), triangles)
     # Triangle k of a polygon that starts at s is the fan (s, s + k + 1, s + k + 2).

@@ -21,7 +21,7 @@ from data.assembly import REPORT, assemble
 from data.cameras import RIGS, find_rig
 from data.meshes import UP_AXES
 from data.render import RENDERER, SHADINGS
-from data.shapes import generate
+from data.shapes import MOST_PER_CLASS, generate
 from data.sources import find_meshes
 from data.storage import SPLITS, VERSION, PreparedSplit
 from data.work import ShapeSettings, run_work
@@ -75,6 +75,8 @@ def _check_options(options: argparse.Namespace) -> None:
         if getattr(options, name) < low:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} is {getattr(options, name)}, expected {low} or more")
+    if max(options.shapes_train, options.shapes_test) > MOST_PER_CLASS:
+        raise ConfigError(f"--shapes-train and --shapes-test go up to {MOST_PER_CLASS}")
     if not 0 < options.test_fraction < 1:
         raise ConfigError(f"--test-fraction is {options.test_fraction}, expected between 0 and 1")
 
@@ -89,6 +91,8 @@ def prepare(options: argparse.Namespace) -> str:
         ConfigError: the set is there with other settings. DataError: unusable source.
     """
     folder = options.root / options.name
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and a set is a folder: give another --name")
     work = folder / WORK
     shape_settings = ShapeSettings(
         **{key: getattr(options, key) for key in asdict(ShapeSettings())}
@@ -135,8 +139,8 @@ def find_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | No
         return None
     try:
         report = json.loads(path.read_text())
-        found = report["settings"]
-    except (ValueError, KeyError, OSError) as error:
+        found = dict(report["settings"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); --overwrite makes the set anew") from error
     differing = [
         f"{key} {found.get(key)!r} (now {settings[key]!r})"
@@ -149,6 +153,8 @@ def find_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | No
             "to make it anew or another --name"
         )
     for split in SPLITS:
+        if not (folder / f"{split}.h5").is_file():
+            raise DataError(f"{folder} has lost its {split}.h5; --overwrite makes the set anew")
         PreparedSplit(folder / f"{split}.h5")
     return report
 

@@ -107,6 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
     split, index = find_shape(options.name, options.id, options.root)
     output = options.output or Path(f"{split.name}_{options.id.replace('/', '_')}.png")
     figure = draw_shape(split, index, options.view)
+    kinds = figure.canvas.get_supported_filetypes()
+    if output.suffix[1:].lower() not in kinds:
+        raise ConfigError(f"--output {output} is no picture: end it with one of {', '.join(kinds)}")
     with atomic_path(output) as temporary:
         figure.savefig(temporary, dpi=110)
     print(output)

@@ -101,7 +101,8 @@ class PreparedSplit:
                 self._read_header(file)
         except DataError:
             raise
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        # what a missing or misshapen dataset or attribute leads to, here or inside h5py
+        except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise DataError(
                 f"{path} is damaged or no prepared split ({error}); prepare the set again with "
                 "--overwrite"

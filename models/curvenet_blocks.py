@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.edges import edge_shares, neighbour_max, neighbour_mean, norm_as_affine
-from models.pointops import ball_query, farthest_point_sample, gather_rows, knn
+from models.pointops import ball_query, farthest_point_sample, full_float32, gather_rows, knn
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -66,7 +66,7 @@ class Surroundings:
         own, other = (points - own_mean).flatten(0, 1), points - other_mean
         around = neighbour_mean(other, self.near).flatten(0, 1)
         other = other.flatten(0, 1) * shares.flatten(0, 1).sqrt()
-        with torch.autocast(points.device.type, enabled=False):
+        with full_float32(points):
             own_own, own_other = own.T @ own / len(own), own.T @ around / len(own)
             other_other = other.T @ other
         upper = torch.cat([own_own, own_other], dim=1)
@@ -108,11 +108,11 @@ class PositionEdges(nn.Module):
         moments = None
         if self.norm.training:
             mean, covariance = place.moments
-            with torch.autocast(edge_map.device.type, enabled=False):
+            with full_float32(edge_map):
                 moments = edge_map @ mean, (edge_map @ covariance * edge_map).sum(dim=1)
         scale, shift = norm_as_affine(self.norm, moments, place.near.numel())
         own_map, other_map = (scale[:, None] * edge_map).chunk(2, dim=1)
-        with torch.autocast(edge_map.device.type, enabled=False):
+        with full_float32(edge_map):
             return F.linear(place.points, own_map, shift), F.linear(place.points, other_map)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.layers import SharedMLP, max_over_rows
 from models.outputs import EncoderOutput
+from models.pointops import full_float32
 
 
 class TransformNet(nn.Module):
@@ -59,8 +60,7 @@ class PointNet(nn.Module):
 
         ``extra_losses["transform"]``: the orthogonality term of the feature transform, unweighted.
         """
-        # positions stay in float32, also under autocast
-        with torch.autocast(points.device.type, enabled=False):
+        with full_float32(points):
             points = points.float() @ self.point_transform(points.float())
         x = self.first(points)  # (B, N, 64)
         transform = self.feature_transform(x)  # (B, 64, 64)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.layers import SharedMLP, max_over_rows
 from models.outputs import EncoderOutput
-from models.pointops import ball_query, farthest_point_sample, gather_rows
+from models.pointops import ball_query, farthest_point_sample, full_float32, gather_rows
 
 
 class Scale(NamedTuple):
@@ -81,8 +81,7 @@ class BallNet(SharedMLP):
         """
         first = self.linears[0]
         of_offset, of_features = first.weight[:, :3], first.weight[:, 3:]
-        # the difference of two positions is small beside either: float32, also under autocast
-        with torch.autocast(points.device.type, enabled=False):
+        with full_float32(points):  # the difference of two positions is small beside either
             of_point, of_centre = F.linear(points, of_offset), F.linear(centres, of_offset)
         of_point = of_point + F.linear(features, of_features, first.bias)
         return gather_rows(of_point, index) - of_centre.unsqueeze(2)

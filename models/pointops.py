@@ -1,14 +1,16 @@
 """Sampling, neighbours and interpolation on point clouds, the only place where indices are made.
 
 B clouds, N points, S queries or centres, C coordinates or channels. Distances are computed in
-float32 outside autocast: in bfloat16 a few per cent of the neighbours would be other ones. No
-gradient flows through an index. Every choice is defined, so the same cloud gives the same indices
-whatever its batch mates: of equal distances the lowest index comes first.
+float32, whatever autocast and the process have chosen for other products: in bfloat16 one neighbour
+in a hundred would be another one, and one in a thousand in the TensorFloat-32 of GPUs. No gradient
+flows through an index. Every choice is defined, so the same cloud gives the same indices whatever
+its batch mates: of equal distances the lowest index comes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -167,5 +169,20 @@ def _squared_distances(queries: Tensor, points: Tensor) -> Tensor:
 def _feature_order(queries: Tensor, points: Tensor) -> Tensor:
     """|p|^2 - 2 p.q: (b, S, C) and (b, N, C) to (b, S, N)."""
     square = points.square().sum(dim=2).unsqueeze(1)  # (b, 1, N)
-    with torch.autocast(points.device.type, enabled=False):
+    with full_float32(points):
         return torch.baddbmm(square, queries, points.transpose(1, 2), alpha=-2)
+
+
+@contextmanager
+def full_float32(x: Tensor) -> Iterator[None]:
+    """Matrix products on the device of ``x`` without autocast and without TensorFloat-32.
+
+    For positions, whose differences are small beside them, and for distances in feature space.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(x.device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -71,7 +71,8 @@ def table(rows: list[Result], data: str) -> str:
 
 
 def line(rows: list[Result]) -> str:
-    """One line for the seeds of one setting."""
+    """One line for the seeds of one setting; of several runs with one seed, the last counts."""
+    rows = list({row.seed: row for row in rows}.values())
     first = rows[0]
     model = first.model + (" (teacher)" if first.role == "teacher" else f", {first.points} points")
     minutes = mean(row.train_seconds for row in rows) / 60

@@ -8,7 +8,9 @@
 #   JOBS=2                 runs side by side, one CPU thread each; JOBS=1 on a GPU
 #   CONTROLS="0"           seeds of PointNet with the codes of other shapes (control); "" for none
 #   DRY=1                  print the commands only
-# A second call goes on where the first one stopped; finished rows are not run again.
+#   RESULTS=FILE           another table: an empty one runs everything anew
+# A second call goes on where the first one stopped; finished rows are not run again. The teacher is
+# trained again where its row is there and its file is not, as in a fresh clone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -67,7 +69,7 @@ seeds_of() {
     esac
 }
 
-if ! has_row $TEACHER test; then
+if ! has_row $TEACHER test || [ ! -f ckpt/teacher/$TEACHER.pth ]; then
     run $PYTHON train_teacher.py scripts/configs/psb26/teacher.yaml run.name=$TEACHER \
         teacher.weights="$TEACHER_WEIGHTS"
     run $PYTHON test.py ckpt/teacher/$TEACHER.pth --results $RESULTS

@@ -85,6 +85,15 @@ def test_files_of_another_kind(workshop, refused, student, tmp_path):
         file["view_codes"][0, 0, 0] = np.nan
     words = workshop.student_words("x", f"distill.bank={broken}")
     assert "not finite" in refused(train_student.main, words, 3)
+    with h5py.File(broken, "r+") as file:
+        file.attrs["version"] = 99
+    assert "version 99" in refused(train_student.main, words, 3)
+    content = checkpoint.read_model(workshop.teacher)
+    content["model"]["classifier.weight"][0, 0] = np.nan
+    checkpoint.save(tmp_path / "nan.pth", content)
+    words = [tmp_path / "nan.pth", "--output", tmp_path / "never.h5", "--device", "cpu"]
+    assert "not finite" in refused(export_teacher.main, words, 3)
+    assert not (tmp_path / "never.h5").exists()
     assert "checkpoint of a student, expected a teacher" in refused(
         export_teacher.main, [student], 3
     )
@@ -127,11 +136,13 @@ def test_weights_that_do_not_fit_the_backbone(workshop, refused, student, tmp_pa
         ("loss={task: 0}", "all loss weights are 0"),
         ("data.points=4096", "holds 512 points"),
         ("train.batch_size=1000", "more than the 48 training shapes"),
+        ("train.batch_size=1", "two shapes or more"),
+        ("distill.method=view_classification|loss={shape: 1}", "has no ['views']"),
         ("run.device=tpu9000", "unknown device"),
     ],
 )
 def test_wrong_words(workshop, refused, word, said):
-    assert said in refused(train_student.main, workshop.student_words("x", word), 2)
+    assert said in refused(train_student.main, workshop.student_words("x", *word.split("|")), 2)
     assert not (workshop.folder / "runs" / "x").exists()
 
 

@@ -44,6 +44,11 @@ def test_training_batches_are_disjoint_full_and_differ_by_epoch():
         training_batches(members, 44, 0, 0)
 
 
+def test_a_batch_of_one_shape_is_refused():
+    with pytest.raises(ConfigError, match="batch_size=1 on 1 processes"):
+        training_batches(np.arange(10), 1, 0, 0)
+
+
 def test_processes_share_the_batches_of_one(monkeypatch):
     members = np.arange(37)
     whole = training_batches(members, 8, seed=3, epoch=2)

@@ -21,7 +21,7 @@ def write_text(path, array, delimiter=" ", header=""):
 def test_text_clouds_with_any_delimiter_comments_and_extra_columns(tmp_path, name, delimiter):
     wide = np.column_stack([POINTS, POINTS])
     path = write_text(tmp_path / name, wide, delimiter, header="x y z nx ny nz")
-    np.testing.assert_array_equal(read_cloud(path), POINTS)
+    np.testing.assert_array_equal(read_cloud(path).astype(np.float32), POINTS)
 
 
 def test_npy_ply_and_off_vertices(tmp_path):
@@ -31,8 +31,8 @@ def test_npy_ply_and_off_vertices(tmp_path):
     (tmp_path / "a.off").write_text("OFF\n50 0 0\n" + (tmp_path / "a.off").read_text())
     for suffix in ("npy", "ply", "off"):
         cloud = read_cloud(tmp_path / f"a.{suffix}")
-        assert cloud.dtype == np.float32
-        np.testing.assert_array_equal(cloud, POINTS)
+        assert cloud.dtype == np.float64
+        np.testing.assert_array_equal(cloud.astype(np.float32), POINTS)
 
 
 @pytest.mark.parametrize("suffix", ["ply", "off"])
@@ -71,10 +71,12 @@ def test_unusable_clouds_are_refused_in_one_line(tmp_path, array, message):
     [
         ("a.npy", b""),
         ("a.npy", b"no array"),
+        ("a.npy", b"PK\x03\x04 a broken archive"),
         ("a.xyz", b"dear reader of this\n"),
         ("a.xyz", b"\xff\xfe\x00"),
         ("a.ply", b"no ply"),
         ("a.ply", b""),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nend_header\n"),
         ("a.off", b"no off"),
         ("a.las", b"whatever"),
     ],
@@ -90,6 +92,40 @@ def test_arrays_that_are_no_clouds_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(DataError):
         read_cloud(tmp_path / "a.npy")
+
+
+def test_an_array_too_big_for_the_memory_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((50, 3)))
+    content = (tmp_path / "a.npy").read_bytes()
+    longer = content.replace(b"(50, 3), }" + 11 * b" ", b"(50" + 11 * b"0" + b", 3), }")
+    assert longer != content
+    (tmp_path / "a.npy").write_bytes(longer)
+    with pytest.raises(DataError, match="no readable"):
+        read_cloud(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("faces", [False, True])
+def test_a_cloud_far_from_its_origin_keeps_its_shape(tmp_path, faces):
+    place = np.array([500_000.0, 4_600_000.0, 100.0])  # map coordinates in metres
+    ball = trimesh.creation.icosphere(2)
+    clouds = []
+    for shift in (0 * place, place):
+        vertices = "\n".join(f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in ball.vertices + shift)
+        triangles = "\n".join(f"3 {a} {b} {c}" for a, b, c in ball.faces) if faces else ""
+        count = len(ball.faces) if faces else 0
+        path = tmp_path / "a.off"
+        path.write_text(f"OFF\n{len(ball.vertices)} {count} 0\n{vertices}\n{triangles}\n")
+        clouds.append(normalise_cloud(read_cloud(path)))
+    np.testing.assert_allclose(*clouds, atol=1e-5)
+
+
+def test_a_truncated_text_ply_is_refused(tmp_path):
+    content = trimesh.PointCloud(POINTS).export(file_type="ply", encoding="ascii")
+    (tmp_path / "a.ply").write_bytes(content)
+    assert len(read_cloud(tmp_path / "a.ply")) == 50
+    (tmp_path / "a.ply").write_bytes(content[: int(0.9 * len(content))])
+    with pytest.raises(DataError, match="truncated"):
+        read_cloud(tmp_path / "a.ply")
 
 
 def test_a_missing_file_is_named(tmp_path):

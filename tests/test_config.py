@@ -50,6 +50,8 @@ def test_resolved_settings_read_back_alike(tmp_path):
         (["=3"], r"cannot read the override"),
         (["data.name.x=3"], r"'name' is a value"),
         (["train=3"], r"train"),
+        (["run.name=../other"], r"run.name='../other'"),
+        (["run.name=."], r"run.name='.'"),
         (["loss.task=-1"], r"loss.task=-1"),
         (["protocol.val_fraction=1"], r"val_fraction"),
     ],

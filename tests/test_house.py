@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import train_student
+from utils.settings import StudentConfig
+
 OURS = {"data", "models", "utils", "scripts", "tests"}
 MAY_IMPORT = {"utils": {"utils"}, "data": {"data", "utils"}, "models": {"models", "utils"}}
 
@@ -29,6 +32,11 @@ def imports(path: Path) -> set[str]:
 def test_imports_flow_one_way(package):
     for path in (ROOT / package).rglob("*.py"):
         assert imports(path) <= MAY_IMPORT[package], path
+
+
+def test_a_set_given_by_its_folder_does_not_lead_the_run_there():
+    config = StudentConfig(data={"name": "/somewhere/Mine"})
+    assert train_student.run_name(config) == "Mine_pointnet_pointmcd_s0"
 
 
 def parse_script(script: str, tmp_path: Path, *words: str, **environment: str):
@@ -70,6 +78,29 @@ def test_a_dry_run_prints_the_commands_and_runs_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "parsed" not in done.stdout
     assert done.stdout.count("train_student.py") == 4 + 2 * (3 + 3 + 1 + 1) + 1
+
+
+def test_a_fresh_clone_has_the_rows_and_not_the_teacher(tmp_path):
+    """The table of results is tracked, checkpoints are not: the teacher is made first."""
+    rows = (ROOT / "expt" / "results.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    row = dict.fromkeys(columns, "0") | {"run": "No_such_teacher", "data": "PSB26", "split": "test"}
+    (tmp_path / "results.csv").write_text(f"{rows[0]}\n{','.join(row.values())}\n")
+    script = (ROOT / "scripts" / "table_psb26.sh").read_text()
+    changed = tmp_path / "table.sh"
+    changed.write_text(
+        script.replace("TEACHER=PSB26_squeezenet1_0_s0", "TEACHER=No_such_teacher").replace(
+            'cd "$(dirname "$0")/.."', f"cd {ROOT}"
+        )
+    )
+    done = subprocess.run(
+        ["bash", str(changed)],
+        env=os.environ | {"RESULTS": str(tmp_path / "results.csv"), "DRY": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "train_teacher.py" in done.stdout.splitlines()[0]
 
 
 def test_a_failing_line_stops_the_table(tmp_path):

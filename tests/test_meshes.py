@@ -26,6 +26,8 @@ def write(tmp_path, text, name="mesh.off"):
         f"OFF\n4 1 0\n{SQUARE}4 0 1 2 3\n".replace("\n", "\r\n"),
         f"OFF\n4 1 0\n{SQUARE}4 0 1 2 3 255 0 0\n",  # a colour behind the face
         "COFF\n4 1 0\n" + SQUARE.replace("\n", " 255 0 0 255\n") + "4 0 1 2 3\n",
+        # a colour behind every other vertex: 16 numbers, 4 for each of the 4 on average
+        "OFF\n4 1 0\n0 0 0\n1 0 0 255 0\n1 1 0 255 0\n0 1 0\n4 0 1 2 3\n",
         f"OFF\n4 2 0\n{SQUARE}2 0 1\n4 0 1 2 3\n",  # a segment, which is no surface
     ],
 )
@@ -57,6 +59,9 @@ def test_off_fans_polygons_of_mixed_size(tmp_path):
         (f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n", "vertex numbers"),
         (f"OFF\n4 1 0\n{SQUARE}3 0 1 -1\n", "vertex numbers"),
         (f"OFF\n4 1 0\n{SQUARE}3 0 1 x\n", "face"),
+        (f"OFF\n4 1 0\n{SQUARE}3 0 1 99999999999999999999\n", "face"),
+        (f"OFF\n4 1 0\n{SQUARE}99999999999999999999 0 1 2\n", "face"),
+        ("OFF\n2 1 0\n0 0\n1 1 1 1\n3 0 1 1\n", "not a vertex: '0 0'"),
         ("OFF\n3 1 0\n0 0 0\n1 x 0\n0 1 0\n3 0 1 2\n", "not a vertex"),
         ("OFF\n3 1 0\n0 0\n1 0\n0 1\n3 0 1 2\n", "2 coordinates"),
         ("OFF\n3 1 0\n0 0 0\n1 nan 0\n0 1 0\n3 0 1 2\n", "not finite"),
@@ -98,11 +103,20 @@ def test_files_that_are_no_mesh_are_refused(tmp_path, suffix):
         load_mesh(write(tmp_path, "this is a letter, not a mesh\n", f"letter.{suffix}"))
 
 
-def test_truncated_ply_is_refused(tmp_path):
-    content = trimesh.creation.icosphere(2).export(file_type="ply")
-    (tmp_path / "half.ply").write_bytes(content[: len(content) // 2])
+@pytest.mark.parametrize("encoding", ["binary", "ascii"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_truncated_ply_is_refused(tmp_path, encoding, share):
+    content = trimesh.creation.icosphere(2).export(file_type="ply", encoding=encoding)
+    (tmp_path / "whole.ply").write_bytes(content)
+    assert len(load_mesh(tmp_path / "whole.ply").faces) == 320
+    (tmp_path / "part.ply").write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError):
-        load_mesh(tmp_path / "half.ply")
+        load_mesh(tmp_path / "part.ply")
+
+
+def test_obj_with_a_comment_in_another_encoding(tmp_path):
+    (tmp_path / "a.obj").write_bytes(b"# M\xf6bel\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    assert load_mesh(tmp_path / "a.obj").faces.tolist() == [[0, 1, 2]]
 
 
 def test_a_ply_without_faces_is_refused(tmp_path):
@@ -126,13 +140,28 @@ def test_parts_follow_the_polygons_they_were_given_for(tmp_path):
     assert mesh.part_names == ("roof", "wall")
 
 
-@pytest.mark.parametrize("face_parts", [[1], [0, 2], []])
+@pytest.mark.parametrize(
+    "face_parts", [[1], [0, 2], [-1, 0], [[0], [1]], 0, [0.0, 1.0], ["roof", "wall"], []]
+)
 def test_parts_that_do_not_fit_are_refused(tmp_path, face_parts):
     path = write(tmp_path, f"OFF\n4 2 0\n{SQUARE}3 0 1 2\n3 0 2 3\n")
-    labels = np.array(face_parts, np.uint8)
-    np.savez(tmp_path / "mesh.parts.npz", face_parts=labels, part_names=["roof", "wall"])
+    np.savez(tmp_path / "mesh.parts.npz", face_parts=face_parts, part_names=["roof", "wall"])
     with pytest.raises(DataError, match="do not fit"):
         load_mesh(path)
+
+
+def test_parts_that_are_no_archive_are_refused(tmp_path):
+    path = write(tmp_path, f"OFF\n4 1 0\n{SQUARE}4 0 1 2 3\n")
+    with open(tmp_path / "mesh.parts.npz", "wb") as file:
+        np.save(file, np.zeros(1, np.uint8))
+    with pytest.raises(DataError, match="unreadable part labels"):
+        load_mesh(path)
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path):
+    (tmp_path / "mesh.off").mkdir()
+    with pytest.raises(DataError, match="unreadable: Is a directory"):
+        load_mesh(tmp_path / "mesh.off")
 
 
 @pytest.mark.parametrize(("up", "axis"), [("x", 0), ("y", 1), ("z", 2)])

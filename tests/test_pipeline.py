@@ -212,6 +212,16 @@ def test_the_table_has_a_row_for_each_test(workshop, distilled, tmp_path, capsys
     assert (tmp_path / "overview.png").stat().st_size > 10_000
 
 
+def test_a_seed_counts_once(workshop, distilled, tmp_path):
+    table, copy = tmp_path / "results.csv", tmp_path / "copy.pth"
+    copy.write_bytes(distilled.read_bytes())
+    for path in (distilled, copy):
+        test_program.main([str(path), "--results", str(table), "--pictures", str(tmp_path)])
+    rows = results.read(table)
+    assert len(rows) == 2
+    assert "±" not in make_tables.table(rows, "Tiny")
+
+
 def test_validation_part_is_held_out(workshop, tmp_path):
     train_student.main(workshop.student_words("held", "protocol.val_fraction=0.34"))
     path = workshop.student("held")
@@ -226,6 +236,19 @@ def test_validation_part_is_held_out(workshop, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(workshop):
     with pytest.raises(RunError, match="not finite in epoch"):
         train_student.main(workshop.student_words("broken", "optim.lr=1e30", "optim.final_lr=1e30"))
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(workshop):
+    words = [
+        "optim.lr=3e38",
+        "optim.final_lr=3e38",
+        "loss.task=1e6",
+        "train.epochs=1",
+        "train.batch_size=48",
+    ]
+    with pytest.raises(RunError, match="not finite after epoch 1; the state after epoch 0 is kept"):
+        train_student.main(workshop.student_words("broken_last", *words))
+    assert not workshop.student("broken_last").exists()
 
 
 def test_gradient_clipping_bounds_the_step(workshop):
@@ -292,6 +315,10 @@ def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_p
     for name, value in found["model"].items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
     assert found["training"]["processes"] == 2
+    test = open_split("Tiny", "test", workshop.root)
+    logits = load_model(workshop.student("two"))(torch.from_numpy(test.points()[:, :128])).logits
+    right = 100 * (logits.argmax(dim=1).numpy() == test.labels).mean()
+    assert found["training"]["metrics"]["eval/overall"] == pytest.approx(right)
 
     output = tmp_path / "bank.h5"
     done = run_program(
@@ -318,6 +345,13 @@ def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_p
     rows = results.read(table)
     assert len(rows) == 2
     assert rows[0].overall == rows[1].overall
+
+
+def test_two_processes_train_without_the_task(workshop):
+    """No gradient for the classifier, more than one step."""
+    words = workshop.student_words("two_without_task", "loss.task=0", "train.epochs=1")
+    done = run_program("train_student.py", *words, processes=2)
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_train_a_teacher(workshop):

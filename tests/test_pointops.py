@@ -163,6 +163,26 @@ def test_indices_are_the_same_under_autocast():
     assert torch.equal(carried, interpolate_three_nn(points, points[:, :20], features[:, :20]))
 
 
+def test_distances_between_features_are_in_full_float32(monkeypatch):
+    """Whatever precision a process has chosen for its other matrix products, as on a GPU."""
+    seen = []
+    product = torch.baddbmm
+
+    def spy(*arguments, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return product(*arguments, **options)
+
+    monkeypatch.setattr(torch, "baddbmm", spy)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        knn(cloud(2, 20, 8), cloud(2, 20, 8), 3)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen and set(seen) == {"highest"}
+
+
 def test_too_few_points_are_refused():
     points = cloud(1, 10, 3)
     with pytest.raises(ConfigError, match="10 points cannot give 11"):

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import trimesh
 
+from data import show
 from data.prepare import parse_options, prepare
+from data.sampling import farthest_point_order
 from data.show import draw_shape, find_shape
 from data.sources import find_meshes
 from data.storage import PreparedSplit, open_split, unpack_visibility
@@ -69,6 +71,9 @@ def test_a_set_holds_what_its_meshes_say(source, tmp_path):
     points = split.points()
     assert points.shape == (6, 64, 3)
     assert 0.8 < np.linalg.norm(points, axis=-1).max() <= 1 + 1e-6
+    for cloud in points:  # stored in farthest-point order: sampling from point 0 finds 0, 1, 2, ...
+        assert farthest_point_order(cloud)[0] == 0
+        np.testing.assert_array_equal(farthest_point_order(cloud), np.arange(64))
     # A convex body: a point is seen exactly where its outer normal looks at the camera.
     normals = split.normals()[0].astype(np.float64)
     normals *= np.sign((normals * points[0]).sum(axis=1, keepdims=True))
@@ -106,6 +111,14 @@ def test_a_shape_does_not_depend_on_its_neighbours(source, tmp_path):
     assert first.data_hash != second.data_hash
 
 
+def test_another_seed_gives_other_points_of_the_same_surface(source, tmp_path):
+    run(source, tmp_path / "a")
+    run(source, tmp_path / "b", "--seed", "1")
+    first, second = (open_split("Set", "train", tmp_path / root) for root in "ab")
+    assert not np.isin(first.points()[0], second.points()[0]).any()
+    np.testing.assert_array_equal(first.views(0), second.views(0))
+
+
 def test_a_finished_set_is_left_alone_and_other_settings_are_refused(source, tmp_path):
     run(source, tmp_path)
     stamps = [(tmp_path / "Set" / name).stat().st_mtime_ns for name in FILES]
@@ -136,6 +149,20 @@ def test_a_damaged_finished_set_is_named(source, tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="test.h5 is damaged.*--overwrite"):
         run(source, tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match="lost its test.h5.*--overwrite"):
+        run(source, tmp_path)
+    for content in ("[]", "null", '{"settings": 3}', "{"):
+        (tmp_path / "Set" / "report.json").write_text(content)
+        with pytest.raises(DataError, match="report.json is damaged.*--overwrite"):
+            run(source, tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(source, tmp_path):
+    (tmp_path / "Set").write_text("mine")
+    with pytest.raises(ConfigError, match="is a file"):
+        run(source, tmp_path)
+    assert (tmp_path / "Set").read_text() == "mine"
 
 
 def test_unusable_meshes_are_listed_and_skipped(source, tmp_path):
@@ -239,6 +266,7 @@ def test_sources_that_give_no_set_are_refused(source, tmp_path, kind, message):
         ["meshes", "--name", "A", "--points", "0"],
         ["meshes", "--name", "A", "--test-fraction", "1"],
         ["--shapes", "--up", "y"],
+        ["--shapes", "--shapes-train", "5000"],
     ],
 )
 def test_wrong_usage_is_refused_before_any_work(arguments):
@@ -343,6 +371,22 @@ def test_a_kill_while_the_files_are_written_is_made_good(source, tmp_path, monke
     assert len(list((tmp_path / "killed" / "Set").iterdir())) == 3
 
 
+def test_an_interrupted_preparation_leaves_nothing_to_one_with_other_settings(
+    source, tmp_path, monkeypatch
+):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    more = ["--points", "32", "--image-size", "8", "--seed", "1", "--up", "y", "--shading", "depth"]
+    run(source, tmp_path / "whole", *more)
+    with monkeypatch.context() as patch:
+        patch.setattr("data.prepare.assemble", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "changed")
+    run(source, tmp_path / "changed", *more)
+    assert contents(tmp_path / "changed") == contents(tmp_path / "whole")
+
+
 def test_the_command_ends_with_the_documented_codes(source, tmp_path):
     done = subprocess.run(command(source, tmp_path, "1"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
@@ -367,3 +411,9 @@ def test_a_shape_is_shown_and_an_unknown_one_gets_a_suggestion(source, tmp_path)
     with pytest.raises(DataError, match="did you mean box/test/box_3"):
         find_shape("Set", "box_3", tmp_path)
     assert isinstance(split, PreparedSplit)
+    arguments = ["Set", "box/test/box_3", "--root", str(tmp_path), "--output"]
+    show.main([*arguments, str(tmp_path / "by_command.png")])
+    assert (tmp_path / "by_command.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("sheet", "sheet.docx"):
+        with pytest.raises(ConfigError, match="is no picture"):
+            show.main([*arguments, str(tmp_path / name)])

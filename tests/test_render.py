@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from data.cameras import Rig, find_rig, make_cameras, project
-from data.render import BACKGROUND, SHADINGS, TOLERANCE, RayScene, render_views, see_points
+from data.render import BACKGROUND, SHADINGS, RayScene, render_views, see_points
 from data.sampling import sample_surface
 from utils.errors import ConfigError
 
@@ -55,7 +55,7 @@ def test_a_slanted_view_reaches_below_the_upper_plate():
     assert see_points(scene, points, camera)[:, 0].tolist() == [True, False]
 
 
-@pytest.mark.parametrize("gap", [3 * TOLERANCE, 0.01])
+@pytest.mark.parametrize("gap", [3e-4, 0.01])
 def test_thin_walls_hide_what_is_behind_them(gap):
     scene = RayScene(*join(plate(gap / 2), plate(-gap / 2)))
     points = np.float32([[0.1, 0.2, gap / 2], [0.1, 0.2, -gap / 2]])
@@ -111,6 +111,16 @@ def test_grey_tells_faces_apart_and_object_from_background():
     face_greys = [greys[(greys > low) & (greys <= low + 16)] for low in range(0, 240, 16)]
     assert sum(len(part) > 200 for part in face_greys) >= 3
     assert greys.max() < 235
+
+
+@pytest.mark.parametrize(
+    ("elevation", "facing", "towards_sky"), [(90, 1, 0.8), (-90, 1, -0.8), (30, 0.5, 0.8)]
+)
+def test_grey_is_ambient_headlight_and_sky(elevation, facing, towards_sky):
+    cameras = make_cameras(Rig(((0.0, float(elevation)),)), 51)
+    image = render_views(RayScene(*plate(0.0)), cameras)[0]
+    expected = 255 * (0.05 + 0.40 * facing + 0.45 * (1 + towards_sky) / 2)
+    assert abs(int(image[25, 25]) - expected) < 1
 
 
 def test_depth_is_the_distance_along_the_axis():

@@ -199,6 +199,10 @@ def edit(path, change):
         (lambda f: f.attrs.__delitem__("recipe"), "damaged"),
         (lambda f: f.attrs.__setitem__("recipe", "{"), "damaged"),
         (lambda f: f["labels"].__setitem__(0, 2), "labels outside"),
+        (lambda f: (f.__delitem__("points"), f.create_dataset("points", (4,), "f4")), "damaged"),
+        (lambda f: (f.__delitem__("points"), f.create_group("points")), "damaged"),
+        (lambda f: (f.__delitem__("offsets"), f.create_dataset("offsets", (0,), "i8")), "damaged"),
+        (lambda f: (f.__delitem__("ids"), f.create_dataset("ids", data=[1, 2])), "damaged"),
         (lambda f: f["offsets"].__setitem__(-1, 1), "images is"),
         (
             lambda f: (f.__delitem__("points"), f.create_dataset("points", (4, 40, 3), "f4")),

@@ -66,6 +66,17 @@ def barrier() -> None:
         dist.barrier()
 
 
+def share_buffers(module: torch.nn.Module) -> None:
+    """Give every process the buffers of the main one, whose are the ones that are saved.
+
+    DistributedDataParallel does so before a step; after the last one they differ, and with them the
+    running statistics of batch normalisation.
+    """
+    if world_size() > 1:
+        for value in module.buffers():
+            dist.broadcast(value, 0)
+
+
 def average(values: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over the processes, on all of them."""
     if world_size() > 1:

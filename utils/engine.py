@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.device import seed_everything
-from utils.distributed import average, gather_objects, is_main, rank, world_size
+from utils.distributed import average, gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
@@ -56,7 +56,7 @@ class EpochSums:
     def add(self, losses: Batch, logits: Tensor, labels: Tensor) -> None:
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value.detach()
-        self.correct = self.correct + (logits.detach().argmax(dim=1) == labels).sum()
+        self.correct = self.correct + (logits.argmax(dim=1) == labels).sum()
         self.count += len(labels)
         self.steps += 1
 
@@ -102,7 +102,7 @@ def fit(
         "commit": of the code that began the run}``.
 
     Raises:
-        RunError: a loss that is not finite.
+        RunError: a loss or a weight that is not finite.
     """
     method = work.method
     optimizer = build_optimizer(optim, method.parameters())
@@ -116,7 +116,7 @@ def fit(
             print(f"resuming {run.folder} after epoch {history['epoch']} of {train.epochs}")
     model = _distribute(method, device)
     writer = (
-        SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"])
+        SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
         if is_main()
         else None
     )
@@ -132,6 +132,7 @@ def fit(
         scalars["lr"] = rate
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
+            share_buffers(method)
             outputs = work.evaluate()
             history["metrics"] = work.measure(outputs)
             scalars.update(history["metrics"])
@@ -198,6 +199,7 @@ def _train_epoch(
             _stop_if_not_finite(sums, epoch)
             if not bar.disable:
                 bar.set_postfix({k: f"{float(v) / sums.steps:.3f}" for k, v in sums.losses.items()})
+    _stop_if_weights_broke(work.method, epoch)
     return {**sums.means(), "shapes": sums.count}
 
 
@@ -207,6 +209,17 @@ def _stop_if_not_finite(sums: EpochSums, epoch: int) -> None:
         raise RunError(
             f"loss {', '.join(broken)} is not finite in epoch {epoch + 1}, at or before step "
             f"{sums.steps}; the state after epoch {epoch} is kept. Lower optim.lr or set optim.clip"
+        )
+
+
+def _stop_if_weights_broke(method: nn.Module, epoch: int) -> None:
+    """The last step of an epoch may break the weights after its loss was found finite."""
+    state = method.state_dict().items()
+    broken = [name for name, value in state if not torch.isfinite(value).all()]
+    if broken:
+        raise RunError(
+            f"{broken[0]} ({len(broken)} in all) is not finite after epoch {epoch + 1}; the state "
+            f"after epoch {epoch} is kept. Lower optim.lr or set optim.clip"
         )
 
 

@@ -1,5 +1,5 @@
-"""What can be configured, with types and defaults. The YAML files in ``scripts/configs`` hold the
-differences; ``a.b=c`` on the command line has the last word."""
+"""What can be configured, with types and defaults. The recipes of the papers are the YAML files in
+``scripts/configs``; ``a.b=c`` on the command line has the last word."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+RunName = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # it becomes files and folders
 
 
 class Group(BaseModel):
@@ -81,7 +82,7 @@ class ProtocolSettings(Group):
 
 
 class RunSettings(Group):
-    name: str | None = None  # null: made from the data, the model and the seed
+    name: RunName | None = None  # null: made from the data, the model and the seed
     device: str = "auto"  # auto: CUDA where there is one
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0: PyTorch's choice
     runs: str = "expt/runs"
@@ -115,8 +116,8 @@ class TeacherConfig(Group):
     teacher: TeacherModelSettings = TeacherModelSettings()
     loss: dict[Literal["shape", "view"], Weight] = {"shape": 1.0, "view": 1.0}
     augment: ViewAugmentation = ViewAugmentation()
-    optim: OptimSettings = OptimSettings(name="adam", lr=1e-4, final_lr=1e-6, weight_decay=1e-5)
-    train: TrainSettings = TrainSettings(epochs=128, batch_size=48)
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     run: RunSettings = RunSettings()
 

@@ -19,10 +19,18 @@ from utils.errors import ConfigError
 
 @dataclass
 class MethodOutput:
-    """``logits`` (B, K) and the unweighted loss terms by name, each a scalar."""
+    """``logits`` (B, K), for the training accuracy and without gradient, and the unweighted loss
+    terms by name, each a scalar.
+
+    Every gradient goes through a loss: DistributedDataParallel would wait for one of the classifier
+    if the logits carried their graph out and no active term read them.
+    """
 
     logits: Tensor
     losses: dict[str, Tensor]
+
+    def __post_init__(self):
+        self.logits = self.logits.detach()
 
 
 class Method(nn.Module):
