@@ -18,6 +18,7 @@ from data.bank import ARRAYS, Bank, write_bank
 from data.datasets import Part, ViewSet
 from data.storage import open_split
 from utils.checkpoint import build_model, fingerprint, read_model
+from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process
 from utils.distributed import barrier, is_main, process_group
 from utils.engine import predict
@@ -41,10 +42,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a bank of another teacher"
     )
-    parser.add_argument("--batch-size", type=int, default=16, help="shapes a step (16)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode views (0)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="shapes a step (16)")
+    parser.add_argument("--workers", type=not_negative, default=0, help="decode views (0)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
     return parser.parse_args(arguments)
 
 

@@ -25,6 +25,7 @@ from data.sampling import farthest_point_order
 from data.storage import open_split
 from utils import results
 from utils.checkpoint import build_model, fingerprint, read_model
+from utils.config import not_negative, positive
 from utils.device import choose_device, describe, prepare_process
 from utils.distributed import is_main, process_group
 from utils.engine import predict
@@ -38,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="of train_teacher.py or train_student.py")
     parser.add_argument("--cloud", help="a ply, xyz, txt, npy or off file to classify")
     parser.add_argument("--up", default="z", choices=["x", "y", "z"], help="up axis of --cloud (z)")
-    parser.add_argument("--top", type=int, default=5, help="classes to print for --cloud (5)")
+    parser.add_argument("--top", type=positive, default=5, help="classes to print for --cloud (5)")
     parser.add_argument("--split", default="test", choices=["test", "val", "train"])
     parser.add_argument("--data", help="prepared set; default: the one of the training")
     parser.add_argument("--root", help="folder of the prepared sets; default: as in training")
@@ -46,9 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pictures", default="expt/pictures", help="folder of the confusion matrix"
     )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
     return parser.parse_args(arguments)
 
 
@@ -89,7 +90,7 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     if content["role"] == "student":
         field, shapes = "points", PointSet(part, data["points"], device)
     else:
-        field, shapes = "views", ViewSet(part, device, data["size"], data["workers"])
+        field, shapes = "views", ViewSet(part, device, data["size"], data["workers"], keep=False)
     outputs = predict(network, shapes.evaluation(options.batch_size), field, ("logits",))
     seconds = time.perf_counter() - start
     if not is_main():

@@ -182,7 +182,8 @@ class ViewSet:
     Args:
         part: the shapes to use.
         size: side in pixels to resize to, None to keep the stored size.
-        workers: 0 decodes here and keeps the result in memory; more decode anew every epoch.
+        workers: 0 decodes here; more decode in processes of their own, anew every epoch.
+        keep: without workers, hold what was decoded in memory for the next epoch.
     """
 
     def __init__(
@@ -191,10 +192,11 @@ class ViewSet:
         device: torch.device,
         size: int | None = None,
         workers: int = 0,
+        keep: bool = True,
     ):
         self.members = part.members
         self.labels = torch.from_numpy(np.asarray(part.split.labels, dtype=np.int64)).to(device)
-        self.reader = ViewReader(part.split, size, keep=workers == 0)
+        self.reader = ViewReader(part.split, size, keep=keep and workers == 0)
         self.workers = workers
         self.device = device
 

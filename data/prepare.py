@@ -31,7 +31,7 @@ WORK = ".work"  # in the set's folder until it is finished
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; ConfigError for what argparse cannot judge."""
     parser = argparse.ArgumentParser(
         prog="python -m data.prepare", description="Turn meshes into a prepared set."
@@ -185,7 +185,7 @@ def describe(report: dict[str, Any], folder: Path) -> str:
 
 
 def main() -> None:
-    print(prepare(parse_options()))
+    print(prepare(parse()))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from models.projection import visible_max_pool
+from utils.config import not_negative, positive
 from utils.device import choose_device, describe
 from utils.errors import run_main
 from utils.files import atomic_path
@@ -44,14 +45,14 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--points", type=int, default=1024)
-    parser.add_argument("--channels", type=int, default=1024)
-    parser.add_argument("--views", type=int, default=12)
+    parser.add_argument("--batch", type=positive, default=32)
+    parser.add_argument("--points", type=positive, default=1024)
+    parser.add_argument("--channels", type=positive, default=1024)
+    parser.add_argument("--views", type=positive, default=12)
     parser.add_argument("--visible", type=float, default=0.38, help="share of points a view sees")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args(arguments)
 

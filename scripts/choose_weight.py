@@ -1,6 +1,6 @@
 """The task weight of a baseline, chosen on held-out shapes of train.
 
-    python -m scripts.choose_weight --data PSB26 --model pointnet
+    python -m scripts.choose_weight --data PSB26 --model pointnet --epochs 30
 
 Reads the validation rows of the table of results and prints the weight with the best overall
 accuracy (mean over seeds; the smaller weight if two are equal).
@@ -22,15 +22,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--epochs", type=int, required=True, help="of the runs to compare")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    print(f"{choose(results.read(options.results), options.data, options.model):g}")
+    print(f"{choose(results.read(options.results), options.data, options.model, options.epochs):g}")
 
 
-def choose(rows: list[results.Result], data: str, model: str) -> float:
+def choose(rows: list[results.Result], data: str, model: str, epochs: int) -> float:
     """The task weight whose baselines do best on the validation split.
 
     Raises:
@@ -38,12 +39,13 @@ def choose(rows: list[results.Result], data: str, model: str) -> float:
     """
     scores: dict[float, list[float]] = defaultdict(list)
     for row in latest(rows):
-        if (row.data, row.model, row.split, row.method) == (data, model, "val", "baseline"):
+        setting = (row.data, row.model, row.epochs, row.split, row.method)
+        if setting == (data, model, epochs, "val", "baseline"):
             scores[task_weight(row.recipe)].append(row.overall)
     if not scores:
         raise DataError(
-            f"no baseline of {model} was tested on the validation split of {data}: train with "
-            "loss.distill=0 protocol.val_fraction=0.2 and run test.py --split val"
+            f"no baseline of {model} with {epochs} epochs was tested on the validation split of "
+            f"{data}: train with loss.distill=0 protocol.val_fraction=0.2 and run test.py --split val"
         )
     return min(scores, key=lambda weight: (-mean(scores[weight]), weight))
 

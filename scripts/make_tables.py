@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.readme:
         rewrite(options.readme, rows)
         return
+    if not rows:
+        raise DataError(f"{options.results} has no row for the {options.split} split")
     names = [options.data] if options.data else sorted({row.data for row in rows})
     for name in names:
         print(f"{name}, {options.split} split\n\n{table(rows, name)}")

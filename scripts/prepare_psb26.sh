@@ -12,8 +12,8 @@ archive=$(realpath "$1")
 shift
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-unpacked=data/.PSB26_meshes
-mkdir -p $unpacked
-tar -xf "$archive" -C $unpacked
-$PYTHON -m data.prepare $unpacked/PSB26 --name PSB26 --up y "$@"
-rm -r $unpacked
+unpacked=${MESHES:-data/.PSB26_meshes} # MESHES=FOLDER puts the unpacked meshes there
+mkdir -p "$unpacked"
+tar -xf "$archive" -C "$unpacked"
+$PYTHON -m data.prepare "$unpacked/PSB26" --name PSB26 --up y "$@"
+rm -r "$unpacked"

@@ -4,11 +4,14 @@
 #   bash scripts/prepare_psb26.sh PSB26.tar.xz && bash scripts/table_psb26.sh
 #   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: the file beside
 #                          the project if it is there, else torchvision downloads them)
-#   ENCODERS, SEEDS        what to run; SEEDS_SLOW for dgcnn, curvenet and pointnet2_msg
+#   ENCODERS, SEEDS        what to run; SEEDS_SLOW for dgcnn and curvenet
+#   CHOOSE                 encoders whose baseline chooses its own task weight
+#   EPOCHS=30              of all students; other numbers make rows of their own
 #   JOBS=2                 runs side by side, one CPU thread each; JOBS=1 on a GPU
 #   CONTROLS="0"           seeds of PointNet with the codes of other shapes (control); "" for none
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
+#   LOGS=FOLDER            where the output of the runs goes, expt/logs
 # A second call goes on where the first one stopped; finished rows are not run again. The teacher is
 # trained again where its row is there and its file is not, as in a fresh clone.
 set -euo pipefail
@@ -31,6 +34,8 @@ if [ -z "${TEACHER_WEIGHTS:-}" ]; then
     TEACHER_WEIGHTS=imagenet
     if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=$LOCAL_WEIGHTS; fi
 fi
+SUFFIX=""
+if [ "$EPOCHS" != 30 ]; then SUFFIX=_e$EPOCHS; fi
 THREADS=0
 if [ "$JOBS" -gt 1 ]; then THREADS=1; fi
 
@@ -80,7 +85,7 @@ run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK
 # encoders in CHOOSE by themselves, for the others (trained by SGD, like PointNet) with PointNet.
 for encoder in $CHOOSE; do
     for weight in 0.1 1; do
-        student_job "PSB26_${encoder}_choose_w$weight" "$encoder" val \
+        student_job "PSB26_${encoder}_choose_w$weight$SUFFIX" "$encoder" val \
             loss.distill=0 loss.task=$weight protocol.val_fraction=0.2
     done
 done | run_jobs
@@ -88,17 +93,18 @@ done | run_jobs
 for encoder in $ENCODERS; do
     case " $CHOOSE " in *" $encoder "*) chooser=$encoder ;; *) chooser=pointnet ;; esac
     if [ -n "${DRY:-}" ]; then weight=CHOSEN; else
-        weight=$($PYTHON -m scripts.choose_weight --results $RESULTS --data PSB26 --model "$chooser")
+        weight=$($PYTHON -m scripts.choose_weight --results $RESULTS --data PSB26 \
+            --model "$chooser" --epochs "$EPOCHS")
     fi
     for seed in $(seeds_of "$encoder"); do
-        student_job "PSB26_${encoder}_baseline_s$seed" "$encoder" test \
+        student_job "PSB26_${encoder}_baseline_s$seed$SUFFIX" "$encoder" test \
             loss.distill=0 loss.task="$weight" train.seed="$seed"
-        student_job "PSB26_${encoder}_pointmcd_s$seed" "$encoder" test \
+        student_job "PSB26_${encoder}_pointmcd_s$seed$SUFFIX" "$encoder" test \
             distill.bank=$BANK train.seed="$seed"
     done
     if [ "$encoder" = pointnet ]; then
         for seed in $CONTROLS; do
-            student_job "PSB26_${encoder}_shuffled_s$seed" "$encoder" test \
+            student_job "PSB26_${encoder}_shuffled_s$seed$SUFFIX" "$encoder" test \
                 distill.bank=$BANK distill.shuffle_codes=true train.seed="$seed"
         done
     fi

@@ -65,7 +65,7 @@ def prepare_tiny(root: Path, name: str = "Tiny", *words: str) -> None:
     arguments = ["--shapes", "--name", name, "--root", str(root), "--workers", "2"]
     arguments += ["--shapes-train", "3", "--shapes-test", "2", "--points", "512"]
     arguments += ["--image-size", "32", *words]
-    prepare.prepare(prepare.parse_options(arguments))
+    prepare.prepare(prepare.parse(arguments))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import train_student
 import train_teacher
 from data import prepare, show
 from scripts import make_tables
-from utils import checkpoint
+from utils import checkpoint, results
 from utils.errors import run_main
 
 
@@ -36,7 +36,7 @@ def refused(capfd):
 
 
 def prepared(words):
-    prepare.prepare(prepare.parse_options(words))
+    prepare.prepare(prepare.parse(words))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,10 @@ def test_files_of_another_kind(workshop, refused, student, tmp_path):
     other = tmp_path / "other.pth"
     checkpoint.save(other, content | {"build": content["build"] | {"encoder": "dgcnn"}})
     assert "do not fit its own description" in refused(test_program.main, [other], 3)
+    checkpoint.save(other, content | {"build": content["build"] | {"depth": 3}})
+    assert "do not fit its own description" in refused(test_program.main, [other], 3)
+    checkpoint.save(other, {k: v for k, v in content.items() if k != "classes"})
+    assert "lacks classes" in refused(test_program.main, [other], 3)
     checkpoint.save(other, content | {"version": 99})
     assert "version 99" in refused(test_program.main, [other], 3)
 
@@ -139,6 +143,9 @@ def test_weights_that_do_not_fit_the_backbone(workshop, refused, student, tmp_pa
         ("train.batch_size=1", "two shapes or more"),
         ("distill.method=view_classification|loss={shape: 1}", "has no ['views']"),
         ("run.device=tpu9000", "unknown device"),
+        ("run.device=meta", "unknown device"),
+        ("train.seed=100000000000000000000", "train.seed"),
+        ("augment.scale=[0,1]", "augment.scale"),
     ],
 )
 def test_wrong_words(workshop, refused, word, said):
@@ -180,6 +187,9 @@ def test_tables(refused, tmp_path):
     assert "no table" in refused(make_tables.main, ["--results", tmp_path / "none.csv"], 3)
     (tmp_path / "old.csv").write_text("a,b\n1,2\n")
     assert "columns" in refused(make_tables.main, ["--results", tmp_path / "old.csv"], 3)
+    (tmp_path / "empty.csv").write_text(",".join(results.COLUMNS) + "\n")
+    words = ["--results", tmp_path / "empty.csv", "--split", "val"]
+    assert "no row for the val split" in refused(make_tables.main, words, 3)
 
 
 def test_a_program_leaves_with_its_code_and_no_traceback(workshop):

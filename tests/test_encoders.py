@@ -184,6 +184,33 @@ def test_parameter_count_is_that_of_the_papers_network(name, head):
     assert sum(value.numel() for value in network.parameters()) == PARAMETERS[name, head]
 
 
+def test_numbers_that_no_parameter_shows_are_those_of_the_papers():
+    """Radii, ball sizes, neighbours, dropout and slopes; the widths show in the counts above."""
+    balls = {
+        "pointnet2_ssg": [[(0.2, 32)], [(0.4, 64)]],
+        "pointnet2_msg": [
+            [(0.1, 16), (0.2, 32), (0.4, 128)],
+            [(0.2, 32), (0.4, 64), (0.8, 128)],
+        ],
+    }
+    for name, expected in balls.items():
+        encoder = build_student(name, 40).encoder
+        levels = [encoder.first, encoder.second]
+        assert [[(net.radius, net.points) for net in lv.balls] for lv in levels] == expected
+    assert [conv.k for conv in build_student("dgcnn", 40).encoder.convs] == 4 * [20]
+    assert build_student("curvenet", 40).encoder.k == 20
+    heads = {
+        "pointnet": [(0, 0), (0.3, 0)],
+        "pointnet2_ssg": [(0.4, 0), (0.4, 0)],
+        "pointnet2_msg": [(0.4, 0), (0.5, 0)],
+        "dgcnn": [(0.5, 0.2), (0.5, 0.2)],
+        "curvenet": [(0.5, 0)],
+    }
+    for name, expected in heads.items():
+        layers = build_student(name, 40, "published").head.hidden
+        assert [(layer[3].p, layer[2].negative_slope) for layer in layers] == expected
+
+
 @every_encoder
 @pytest.mark.parametrize("head", ["pointmcd", "published"])
 def test_every_head_fits_every_encoder(name, head):

@@ -95,4 +95,7 @@ def test_wrong_names_are_refused():
         build_method("plain", EveryOther(), WEIGHTS)
     with pytest.raises(ConfigError, match="all loss weights are 0"):
         build_method("plain", EveryOther(), {"task": 0.0})
+    without = build_method("plain", EveryOther(), {"transform": 1.0})
+    with pytest.raises(ConfigError, match="none of the loss terms"):
+        without.total({})
     assert set(METHODS) == {"plain", "pointmcd", "view_classification"}

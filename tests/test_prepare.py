@@ -14,7 +14,7 @@ import pytest
 import trimesh
 
 from data import show
-from data.prepare import parse_options, prepare
+from data.prepare import parse, prepare
 from data.sampling import farthest_point_order
 from data.show import draw_shape, find_shape
 from data.sources import find_meshes
@@ -40,9 +40,7 @@ def make_meshes(folder, classes=("ball", "box"), per_split=3, plain=False):
 
 
 def run(source, root, *more):
-    return prepare(
-        parse_options([str(source), "--name", "Set", "--root", str(root), *SMALL, *more])
-    )
+    return prepare(parse([str(source), "--name", "Set", "--root", str(root), *SMALL, *more]))
 
 
 def contents(root):
@@ -271,7 +269,7 @@ def test_sources_that_give_no_set_are_refused(source, tmp_path, kind, message):
 )
 def test_wrong_usage_is_refused_before_any_work(arguments):
     with pytest.raises(ConfigError):
-        parse_options(arguments)
+        parse(arguments)
 
 
 def test_parts_are_numbered_alike_within_a_class(source, tmp_path):
@@ -292,12 +290,12 @@ def test_parts_are_numbered_alike_within_a_class(source, tmp_path):
 
 def test_the_embedded_shapes_take_the_same_way(tmp_path):
     arguments = ["--shapes", "--root", str(tmp_path), "--shapes-train", "1", "--shapes-test", "1"]
-    assert prepare(parse_options(arguments + SMALL)).startswith("prepared")
+    assert prepare(parse(arguments + SMALL)).startswith("prepared")
     split = open_split("Shapes", "train", tmp_path)
     assert set(split.part_names) == set(split.class_names)
     assert (split.parts() != 255).all()
     assert sorted(path.name for path in (tmp_path / "Shapes").iterdir()) == sorted(FILES)
-    assert prepare(parse_options(arguments + SMALL)).startswith("already prepared")
+    assert prepare(parse(arguments + SMALL)).startswith("already prepared")
 
 
 def command(source, root, workers):

@@ -1,9 +1,12 @@
 """VAFP: values and gradients against naive twins, and what must not change them."""
 
+import json
+
 import pytest
 import torch
 
 from models.projection import ViewProjection, alignment_loss, visible_max_pool
+from scripts import bench
 
 
 def naive_max_pool(features, visibility):
@@ -129,6 +132,18 @@ def test_views_that_see_nothing_are_left_out_of_the_loss():
     loss.backward()
     assert loss.item() == 0.0
     assert (student.grad == 0).all()
+
+
+def test_the_benchmark_compares_both_forms(tmp_path, capsys):
+    words = ["--batch", "2", "--points", "32", "--channels", "16", "--views", "3", "--rounds", "1"]
+    bench.main([*words, "--device", "cpu", "--json", str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["ratio"] > 0
+    assert figures["published"]["milliseconds"] > 0
+    assert "times faster" in capsys.readouterr().out
+    features, visibility, _ = bench.inputs(bench.parse(words), torch.device("cpu"))
+    ours, published = (bench.FORMS[form](features, visibility) for form in ("ours", "published"))
+    assert torch.equal(ours, published)
 
 
 def test_no_gradient_reaches_the_teacher_and_codes_are_not_negative():

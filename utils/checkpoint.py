@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import atomic_path
 
 FORMAT = "multiview-distillation checkpoint"
 VERSION = 1
+FIELDS = ("version", "role", "build", "classes", "model", "config", "training")
 
 # Which function builds the network of a role. Named, not imported: `utils` depends on nothing of
 # ours, and a checkpoint must not be able to name code of its own.
@@ -99,6 +100,9 @@ def read_model(path: str | Path, role: str | None = None) -> dict[str, Any]:
             f"{path} is not a model checkpoint of this project; train_teacher.py and "
             "train_student.py write them under ckpt/"
         )
+    absent = [key for key in FIELDS if key not in content]
+    if absent:
+        raise DataError(f"{path} lacks {', '.join(absent)}; it is damaged or was edited")
     if content["version"] > VERSION:
         raise DataError(
             f"{path} has version {content['version']}, this code reads up to {VERSION}: update it"
@@ -117,10 +121,10 @@ def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
         DataError: the weights do not fit the network that the checkpoint describes.
     """
     module, function = _BUILDERS[content["role"]]
-    network = getattr(importlib.import_module(module), function)(**content["build"])
     try:
+        network = getattr(importlib.import_module(module), function)(**content["build"])
         network.load_state_dict(content["model"], strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ConfigError) as error:
         raise DataError(f"the weights in {path} do not fit its own description: {error}") from error
     return network.eval()
 

@@ -7,6 +7,7 @@ error that names the key and, where one is near, the key that was probably meant
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,20 @@ from pydantic import BaseModel, ValidationError
 from utils.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, as a ``type`` for argparse."""
+    if (number := int(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def not_negative(text: str) -> int:
+    """A whole number, 0 or above, as a ``type`` for argparse."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+Factor = Annotated[float, Field(gt=0)]
 RunName = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # it becomes files and folders
 
 
@@ -38,7 +39,7 @@ class ViewDataSettings(DataSettings):
 class PointAugmentation(Group):
     """Random changes of a training cloud. The camera-seen rows of visibility follow the points."""
 
-    scale: tuple[float, float] = (1.0, 1.0)  # factor drawn uniformly
+    scale: tuple[Factor, Factor] = (1.0, 1.0)  # factor drawn uniformly
     anisotropic: bool = False  # one factor for each axis
     shift: Weight = 0.0  # each axis moves by U[-shift, shift]
     dropout: Fraction = 0.0  # a ratio U[0, dropout] of the points is replaced by the first one
@@ -48,7 +49,7 @@ class ViewAugmentation(Group):
     """Random changes of the views, the same for all views of a shape."""
 
     flip: bool = False  # left-right with probability one half
-    scale: tuple[float, float] = (1.0, 1.0)  # zoom factor drawn uniformly
+    scale: tuple[Factor, Factor] = (1.0, 1.0)  # zoom factor drawn uniformly
     shift: Weight = 0.0  # moves by U[-shift, shift] of the image side
     brightness: Fraction = 0.0  # grey values times U[1 - b, 1 + b]
 
@@ -68,7 +69,7 @@ class OptimSettings(Group):
 class TrainSettings(Group):
     epochs: Positive = 200
     batch_size: Positive = 32  # shapes a step, over all processes together
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     amp: Literal["none", "bf16"] = "none"
     eval_every: Positive = 10  # epochs between evaluations for the log; never a selection
     pictures: bool = True  # view grid, visibility, confusion matrix, embedding in TensorBoard
@@ -78,7 +79,7 @@ class ProtocolSettings(Group):
     """The result is the last epoch, always; the test split is never used to choose anything."""
 
     val_fraction: Fraction = 0.0  # part of train, per class, that is held out to choose settings
-    val_seed: Annotated[int, Field(ge=0)] = 0
+    val_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 class RunSettings(Group):

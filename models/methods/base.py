@@ -75,5 +75,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the terms: the scalar to minimise."""
+        """The weighted sum of the terms: the scalar to minimise.
+
+        Raises:
+            ConfigError: no active term was computed (the encoder does not have it).
+        """
+        if not losses:
+            raise ConfigError(f"this network has none of the loss terms {list(self.weights)}")
         return sum(self.weights[name] * value for name, value in losses.items())

@@ -27,16 +27,10 @@ class PointMCD(Plain):
     terms = (*Plain.terms, "distill")
     term_fields = {**Plain.term_fields, "distill": ("visibility", "view_codes")}
 
-    def __init__(
-        self,
-        network: nn.Module,
-        weights: dict[str, float],
-        smoothing: float = 0.0,
-        code_size: int = 512,
-    ):
+    def __init__(self, network: nn.Module, weights: dict[str, float], smoothing: float = 0.0):
         super().__init__(network, weights, smoothing)
         if "distill" in self.weights:
-            self.projection = ViewProjection(network.encoder.feature_channels, code_size)
+            self.projection = ViewProjection(network.encoder.feature_channels)
 
     def forward(self, batch: dict[str, Tensor]) -> MethodOutput:
         output = self.network(batch["points"])
