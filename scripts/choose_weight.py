@@ -45,7 +45,7 @@ def choose(rows: list[results.Result], data: str, model: str, epochs: int) -> fl
     if not scores:
         raise DataError(
             f"no baseline of {model} with {epochs} epochs was tested on the validation split of "
-            f"{data}: train with loss.distill=0 protocol.val_fraction=0.2 and run test.py --split val"
+            f"{data}: train with loss.distill=0 protocol.val_fraction=0.2 and test with --split val"
         )
     return min(scores, key=lambda weight: (-mean(scores[weight]), weight))
 
