@@ -21,14 +21,13 @@ from data.datasets import PointSet, training_parts
 from models.methods import build_method
 from models.students import build_student
 from utils import pictures
-from utils.checkpoint import save_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
-from utils.distributed import is_main, process_group
+from utils.distributed import process_group
 from utils.engine import Work, fit, predict
 from utils.errors import run_main
 from utils.metrics import accuracies
-from utils.run import Run, training_record
+from utils.run import Run, save_trained, training_record
 from utils.settings import StudentConfig
 
 EVALUATION_BATCH = 64
@@ -100,13 +99,10 @@ def train(config: StudentConfig, device: torch.device) -> None:
         run,
         device,
     )
-    if is_main():
-        path = Path(config.run.checkpoints) / "student" / f"{name}.pth"
-        build = {"encoder": settings.encoder, "num_classes": len(classes), "head": settings.head}
-        record = training_record(history, config, training_part.split, device)
-        record["bank"] = bank.provenance if bank else None
-        save_model(path, "student", student, build, classes, config.model_dump(mode="json"), record)
-        print(f"student written to {path}")
+    build = {"encoder": settings.encoder, "num_classes": len(classes), "head": settings.head}
+    record = training_record(history, config, training_part.split, device)
+    record["bank"] = bank.provenance if bank else None
+    save_trained("student", name, student, build, classes, config, record)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ from data.datasets import ViewSet, training_parts
 from models.methods import ViewClassification
 from models.teacher import build_teacher
 from utils import pictures
-from utils.checkpoint import save_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
-from utils.distributed import is_main, process_group
+from utils.distributed import process_group
 from utils.engine import Work, fit, predict
 from utils.errors import run_main
 from utils.metrics import accuracies
-from utils.run import Run, training_record
+from utils.run import Run, save_trained, training_record
 from utils.settings import TeacherConfig
 
 EVALUATION_BATCH = 16  # shapes, each with all its views
@@ -78,16 +77,10 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         run,
         device,
     )
-    if is_main():
-        path = Path(config.run.checkpoints) / "teacher" / f"{name}.pth"
-        build = {
-            "backbone": settings.backbone,
-            "num_classes": len(classes),
-            "normalise": settings.normalise,
-        }
-        record = training_record(history, config, training_part.split, device)
-        save_model(path, "teacher", teacher, build, classes, config.model_dump(mode="json"), record)
-        print(f"teacher written to {path}")
+    build = {"backbone": settings.backbone, "num_classes": len(classes)}
+    build["normalise"] = settings.normalise
+    record = training_record(history, config, training_part.split, device)
+    save_trained("teacher", name, teacher, build, classes, config, record)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
+from torch import nn
 
 from utils import checkpoint
 from utils.config import differences, dump_yaml
@@ -101,6 +102,28 @@ def training_record(
         "val_fraction": config.protocol.val_fraction,
         "val_seed": config.protocol.val_seed,
     }
+
+
+def save_trained(
+    role: str,
+    name: str,
+    network: nn.Module,
+    build: dict[str, Any],
+    classes: list[str],
+    config: BaseModel,
+    record: dict[str, Any],
+) -> None:
+    """Write what a run leaves for inference to ``<checkpoints>/<role>/<name>.pth`` and say so.
+
+    Args:
+        build: arguments of the role's builder. record: of :func:`training_record`.
+    """
+    if not is_main():
+        return
+    path = Path(config.run.checkpoints) / role / f"{name}.pth"
+    settings = config.model_dump(mode="json")
+    checkpoint.save_model(path, role, network, build, classes, settings, record)
+    print(f"{role} written to {path}")
 
 
 def source_commit() -> str:
