@@ -113,7 +113,9 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
         if is_main():
-            print(f"resuming {run.folder} after epoch {history['epoch']} of {train.epochs}")
+            done = history["epoch"] == train.epochs
+            doing = "already trained:" if done else "resuming"
+            print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs")
     model = _distribute(method, device)
     writer = (
         SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)

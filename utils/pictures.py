@@ -41,7 +41,7 @@ def scatter_cloud(axes, points: np.ndarray, seen: np.ndarray | None) -> None:
     """Draw (N, 3) points on 3D axes: seen points in colour, hidden ones grey."""
     colours = "tab:blue" if seen is None else np.where(seen, "tab:orange", "lightgrey")
     axes.scatter(*points.T, c=colours, s=3)
-    axes.set_box_aspect((1, 1, 1), zoom=1.5)
+    axes.set_box_aspect((1, 1, 1), zoom=1.3)
     limit = float(np.abs(points).max())
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), zlim=(-limit, limit))
     axes.set_axis_off()
