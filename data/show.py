@@ -101,11 +101,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("id", help="of the shape, such as chair/train/chair_0001")
     parser.add_argument("--root", default="data", help="where the sets are")
     parser.add_argument("--view", type=int, default=0, help="the view that colours the cloud")
-    parser.add_argument("--output", type=Path, help="PNG file (default: NAME_ID.png here)")
+    parser.add_argument("--output", type=Path, help="default: expt/pictures/NAME_ID.png")
     options = parser.parse_args(arguments)
     matplotlib.use("Agg")
     split, index = find_shape(options.name, options.id, options.root)
-    output = options.output or Path(f"{split.name}_{options.id.replace('/', '_')}.png")
+    name = f"{split.name}_{options.id.replace('/', '_')}.png"
+    output = options.output or Path("expt/pictures") / name
     figure = draw_shape(split, index, options.view)
     kinds = figure.canvas.get_supported_filetypes()
     if output.suffix[1:].lower() not in kinds:

@@ -12,8 +12,7 @@ archive=$(realpath "$1")
 shift
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-unpacked=${MESHES:-data/.PSB26_meshes} # MESHES=FOLDER puts the unpacked meshes there
-mkdir -p "$unpacked"
+unpacked=$(mktemp -d)
+trap 'rm -rf "$unpacked"' EXIT
 tar -xf "$archive" -C "$unpacked"
 $PYTHON -m data.prepare "$unpacked/PSB26" --name PSB26 --up y "$@"
-rm -r "$unpacked"

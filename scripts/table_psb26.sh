@@ -58,8 +58,8 @@ student_job() {
 }
 
 run_jobs() { # reads lines, runs $JOBS of them at a time; output goes to $LOGS
-    mkdir -p "$LOGS"
     if [ -n "${DRY:-}" ]; then cat; return; fi
+    mkdir -p "$LOGS"
     awk '{print NR "\t" $0}' | xargs -d '\n' -P "$JOBS" -I LINE bash -c '
         line=$(cut -f2- <<<"$1"); name=$(grep -o "run.name=[^ ]*" <<<"$line" | cut -d= -f2)
         if bash -c "$line" >"$LOGS/$name.log" 2>&1; then tail -n 1 "$LOGS/$name.log"

@@ -111,11 +111,12 @@ def test_the_archive_of_the_meshes_is_unpacked_and_cleared(tmp_path):
     (tmp_path / "PSB26" / "chair" / "train").mkdir(parents=True)
     with tarfile.open(tmp_path / "PSB26.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "PSB26", "PSB26")
-    meshes = {"MESHES": str(tmp_path / "unpacked")}
-    done = parse_script("prepare_psb26.sh", tmp_path, str(tmp_path / "PSB26.tar.xz"), **meshes)
+    (tmp_path / "temporary").mkdir()
+    folder = {"TMPDIR": str(tmp_path / "temporary")}
+    done = parse_script("prepare_psb26.sh", tmp_path, str(tmp_path / "PSB26.tar.xz"), **folder)
     assert done.returncode == 0, done.stderr
     assert "parsed data.prepare" in done.stdout
-    assert not (tmp_path / "unpacked").exists()
+    assert not list((tmp_path / "temporary").iterdir())
     done = parse_script("prepare_psb26.sh", tmp_path, "nothing.tar.xz")
     assert done.returncode == 2
     assert done.stderr.startswith("usage:")
