@@ -1,9 +1,10 @@
-"""Export what a teacher knows of every shape: view codes, shape code and logits, by shape id.
+"""Export what a teacher knows of every shape by its id: view codes, shape code, logits of classes.
 
     python export_teacher.py ckpt/teacher/RUN.pth [--data NAME] [--output expt/teacher/RUN.h5]
 
-One forward pass over train and test, in evaluation mode. The file carries its provenance; students
-refuse it if it does not fit their data. Under ``torchrun`` the shapes are shared out.
+One forward pass over train and test, in evaluation mode; no label is read. The file carries its
+provenance; students refuse it if it does not fit their data. Under ``torchrun`` the shapes are
+shared out.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from data.bank import ARRAYS, Bank, write_bank
+from data.bank import Bank, write_bank
 from data.datasets import Part, ViewSet
 from data.storage import open_split
 from utils.checkpoint import build_model, fingerprint, read_model
@@ -25,7 +27,7 @@ from utils.engine import predict
 from utils.errors import ConfigError, DataError, run_main
 from utils.run import source_commit
 
-FIELDS = {
+FIELDS = {  # array of the bank -> what the teacher gives; only a classification teacher has logits
     "view_codes": "view_codes",
     "codes": "code",
     "view_logits": "view_logits",
@@ -76,20 +78,22 @@ def export(options: argparse.Namespace, device) -> None:
         return
 
     teacher = build_model(content, options.checkpoint).to(device)
+
+    def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = teacher(batch["views"])
+        found = {array: getattr(output, field) for array, field in FIELDS.items()}
+        return {array: value for array, value in found.items() if value is not None}
+
     ids: list[str] = []
-    arrays: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
+    rows: list[dict[str, np.ndarray]] = []
     for split in splits.values():
-        shapes = ViewSet(
-            Part(split, np.arange(len(split.ids))), device, data["size"], options.workers
-        )
-        found = predict(
-            teacher, shapes.evaluation(options.batch_size), "views", list(FIELDS.values())
-        )
+        shapes = Part(split, np.arange(len(split.ids)))
+        views = ViewSet(shapes, device, data["size"], options.workers, keep=False)
+        rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
         ids += split.ids
-        for array, field in FIELDS.items():
-            arrays[array].append(found[field])
     if is_main():
-        joined = {name: np.concatenate(parts) for name, parts in arrays.items()}
+        held = [name for name in FIELDS if name in rows[0]]
+        joined = {name: np.concatenate([row[name] for row in rows]) for name in held}
         write_bank(output, ids, joined, provenance)
         print(f"exported {len(ids)} shapes x {joined['view_codes'].shape[1]} views to {output}")
 

@@ -1,16 +1,17 @@
-"""Test a teacher or student, or name the class of one cloud.
+"""Test a teacher or student, probe its features, or name the class or the parts of one cloud.
 
-    python test.py ckpt/student/RUN.pth                overall and mean class accuracy, per class
-    python test.py ckpt/student/RUN.pth --cloud FILE   classes of one unlabelled cloud, with scores
+    python test.py ckpt/student/RUN.pth                accuracies or part IoU, with a table by class
+    python test.py ckpt/student/RUN.pth --probe svm --data NAME        features on any prepared set
+    python test.py ckpt/student/RUN.pth --probe fewshot --data NAME
+    python test.py ckpt/student/RUN.pth --cloud FILE   classes, or --category NAME: parts
 
 One forward pass, no voting, on the last epoch's weights. A row is added to expt/results.csv and
-the confusion matrix is drawn to expt/pictures/. Under ``torchrun`` the shapes are shared out.
+a picture is drawn to expt/pictures/. Under ``torchrun`` the shapes are shared out.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import time
 from pathlib import Path
 from typing import Any
@@ -22,35 +23,59 @@ from data.batches import carve_validation
 from data.clouds import normalise_cloud, read_cloud
 from data.datasets import Part, PointSet, ViewSet
 from data.sampling import farthest_point_order
-from data.storage import open_split
+from data.storage import PreparedSplit, open_split
+from models.students import build_student
 from utils import results
-from utils.checkpoint import build_model, fingerprint, read_model
+from utils.answers import class_lines, part_lines
+from utils.checkpoint import build_model, read_model
 from utils.config import not_negative, positive
-from utils.device import choose_device, describe, prepare_process
+from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import is_main, process_group
 from utils.engine import predict
 from utils.errors import ConfigError, DataError, run_main
-from utils.metrics import ClassificationScore, confusion_matrix, score
-from utils.pictures import confusion_figure, save_figure
+from utils.evaluation import evaluation_of
+from utils.pictures import save_figure
+from utils.probe import Episodes, few_shot_report, svm_report
+from utils.report import describe_checkpoint, describe_probe, describe_test
+
+PICTURED_SHAPES = 8
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="of train_teacher.py or train_student.py")
-    parser.add_argument("--cloud", help="a ply, xyz, txt, npy or off file to classify")
-    parser.add_argument("--up", default="z", choices=["x", "y", "z"], help="up axis of --cloud (z)")
-    parser.add_argument("--top", type=positive, default=5, help="classes to print for --cloud (5)")
     parser.add_argument("--split", default="test", choices=["test", "val", "train"])
     parser.add_argument("--data", help="prepared set; default: the one of the training")
     parser.add_argument("--root", help="folder of the prepared sets; default: as in training")
+    parser.add_argument("--points", type=positive, help="of a cloud; default: as in training")
     parser.add_argument("--results", default="expt/results.csv", help="table to add the row to")
-    parser.add_argument(
-        "--pictures", default="expt/pictures", help="folder of the confusion matrix"
-    )
+    parser.add_argument("--pictures", default="expt/pictures", help="folder of the picture")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
-    return parser.parse_args(arguments)
+    cloud = parser.add_argument_group("one cloud")
+    cloud.add_argument("--cloud", help="a ply, xyz, txt, npy or off file")
+    cloud.add_argument("--up", default="z", choices=["x", "y", "z"], help="its up axis (z)")
+    cloud.add_argument("--top", type=positive, default=5, help="classes to print (5)")
+    cloud.add_argument("--category", help="its class, which part segmentation has to be told")
+    probes = parser.add_argument_group("probes of frozen features, on the train and test splits")
+    probes.add_argument("--probe", choices=["svm", "fewshot"])
+    probes.add_argument(
+        "--random-weights",
+        type=not_negative,
+        metavar="SEED",
+        help="control: the same network as it is before training",
+    )
+    probes.add_argument("--ways", type=positive, default=5, help="classes of an episode (5)")
+    probes.add_argument("--shots", type=positive, default=10, help="training shapes of each (10)")
+    probes.add_argument("--queries", type=positive, default=20, help="test shapes of each (20)")
+    probes.add_argument("--repeats", type=positive, default=10, help="episodes (10)")
+    options = parser.parse_args(arguments)
+    if options.random_weights is not None and not options.probe:
+        parser.error("--random-weights is the control of a probe: give --probe too")
+    if options.probe and (options.cloud or options.split != "test"):
+        parser.error("--probe reads the train and the test split: no --cloud, no --split")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,63 +84,56 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_process(device, options.threads)
     with process_group(device):
         if options.cloud:
-            classify_cloud(options, device)
+            name_cloud(options, device)
+        elif options.probe:
+            probe(options, device)
         else:
             test(options, device)
-
-
-def classify_cloud(options: argparse.Namespace, device: torch.device) -> None:
-    """Print the classes of one cloud by score; needs the student's checkpoint and nothing else."""
-    content = read_model(options.checkpoint, "student")
-    count = content["config"]["data"]["points"]
-    points = normalise_cloud(read_cloud(options.cloud), options.up)
-    found = len(points)
-    points = points[farthest_point_order(points, min(count, found))]
-    student = build_model(content, options.checkpoint).to(device)
-    with torch.no_grad():
-        logits = student(torch.from_numpy(points).unsqueeze(0).to(device)).logits[0]
-    scores = logits.float().softmax(dim=0).cpu().numpy()
-    if is_main():
-        print(f"{options.cloud}: {found} points, {len(points)} used")
-        for place in np.argsort(-scores)[: options.top]:
-            print(f"{100 * scores[place]:6.2f} %  {content['classes'][place]}")
 
 
 def test(options: argparse.Namespace, device: torch.device) -> None:
     content = read_model(options.checkpoint)
     network = build_model(content, options.checkpoint).to(device)
     start = time.perf_counter()
-    part = _tested_part(options, content)
-    data = content["config"]["data"]
-    if content["role"] == "student":
-        field, shapes = "points", PointSet(part, data["points"], device)
-    else:
-        field, shapes = "views", ViewSet(part, device, data["size"], data["workers"], keep=False)
-    outputs = predict(network, shapes.evaluation(options.batch_size), field, ("logits",))
+    part = tested_part(options, content)
+    evaluation = evaluation_of(content, network, part.split, options.checkpoint)
+
+    def load(shapes: Part) -> PointSet | ViewSet:
+        data = content["config"]["data"]
+        if content["role"] == "student":
+            points = options.points or data["points"]
+            return PointSet(shapes, points, device, evaluation.fields)
+        workers, fields = data["workers"], evaluation.fields
+        return ViewSet(shapes, device, data["size"], workers, keep=False, fields=fields)
+
+    batches = load(part).evaluation(options.batch_size)
+    outputs = predict(network, batches, evaluation.compute)
     seconds = time.perf_counter() - start
     if not is_main():
         return
-    classes = content["classes"]
-    confusion = confusion_matrix(outputs["label"], outputs["logits"].argmax(axis=1), len(classes))
-    result = score(confusion)
-    name = Path(options.checkpoint).stem
-    picture = Path(options.pictures) / f"{name}_{part.split.name}_{options.split}.png"
-    save_figure(confusion_figure(confusion, classes), picture)
-    _print_report(result, confusion, classes)
-    print(f"confusion matrix: {picture}")
-    results.append(options.results, _row(options, content, part, result, seconds, device))
-    print(
-        f"{name} on {part.split.name} {options.split}, {len(part.members)} shapes: overall "
-        f"accuracy {result.overall:.1f} %, mean class accuracy {result.mean_class:.1f} %"
-    )
+    report = evaluation.report(outputs)
+    name, data_name = Path(options.checkpoint).stem, part.split.name
+    few = np.unique(np.linspace(0, len(part.members) - 1, PICTURED_SHAPES).astype(int))
+    example = next(load(Part(part.split, part.members[few])).evaluation(len(few)))
+    picture = Path(options.pictures) / f"{name}_{data_name}_{options.split}.png"
+    save_figure(evaluation.figure(outputs, example), picture)
+    print("\n".join(report.lines))
+    print(f"picture: {picture}")
+    if report.columns:
+        described = describe_checkpoint(options.checkpoint, content, options.points)
+        tested = {"data": data_name, "split": options.split, "shapes": len(part.members)}
+        tested["task"] = evaluation.task
+        row = describe_test(described, report.columns, seconds, device, **tested)
+        results.append(options.results, row)
+    print(f"{name} on {data_name} {options.split}, {len(part.members)} shapes: {report.headline}")
 
 
-def _tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
+def tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
     """The shapes to test on; the classes must be the checkpoint's."""
     data, training = content["config"]["data"], content["training"]
     name, root = options.data or data["name"], options.root or data["root"]
     split = open_split(name, "test" if options.split == "test" else "train", root)
-    if split.class_names != content["classes"]:
+    if split.class_names != content["classes"] and content["build"].get("task") != "autoencoder":
         raise DataError(
             f"{options.checkpoint} knows {len(content['classes'])} classes "
             f"({content['classes'][0]}, ...), {name} has {len(split.class_names)} "
@@ -129,79 +147,75 @@ def _tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
         )
     if split.data_hash != training["data_hash"]:
         raise DataError(
-            f"{options.checkpoint} was trained on shapes {training['data_hash']}, {name} holds "
-            f"{split.data_hash}: its held-out part is not known there; use --split test"
+            f"{options.checkpoint} was trained on shapes {training['data_hash'] or 'unknown'}, "
+            f"{name} holds {split.data_hash}: what was held out is not known; use --split test"
         )
     train, held_out = carve_validation(split.labels, training["val_fraction"], training["val_seed"])
     return Part(split, held_out if options.split == "val" else train)
 
 
-def _print_report(result: ClassificationScore, confusion: np.ndarray, classes: list[str]) -> None:
-    width = max(len(name) for name in classes)
-    print(f"{'class':{width}}  shapes  accuracy  most often taken for")
-    for place, name in enumerate(classes):
-        others = confusion[place].copy()
-        others[place] = 0
-        taken = classes[others.argmax()] if others.any() else "-"
-        print(
-            f"{name:{width}}  {confusion[place].sum():6d}  {result.per_class[place]:8.1f}  {taken}"
+def probe(options: argparse.Namespace, device: torch.device) -> None:
+    """Read frozen global features with a linear SVM, on any prepared classification set."""
+    content = read_model(options.checkpoint, "student")
+    data, seed = content["config"]["data"], options.random_weights
+    if content["build"].get("task", "classification") != "classification":
+        raise ConfigError("--probe reads the features of a classification student")
+    if seed is None:
+        student = build_model(content, options.checkpoint)
+    else:
+        seed_everything(seed)
+        student = build_student(**content["build"]).eval()
+    student = student.to(device)
+    start = time.perf_counter()
+    name, root = options.data or data["name"], options.root or data["root"]
+    splits = [open_split(name, split, root) for split in ("train", "test")]
+    points = options.points or data["points"]
+
+    def features(split: PreparedSplit) -> tuple[np.ndarray, np.ndarray]:
+        shapes = PointSet(Part(split, np.arange(len(split.ids))), points, device)
+        outputs = predict(
+            student,
+            shapes.evaluation(options.batch_size),
+            lambda batch: {"feature": student(batch["points"]).global_feature},
         )
+        return outputs["feature"], outputs["label"]
+
+    train, test = (features(split) for split in splits)
+    if not is_main():
+        return
+    if options.probe == "svm":
+        report = svm_report(train, test, splits[1].class_names)
+    else:
+        counts = (options.ways, options.shots, options.queries, options.repeats)
+        report = few_shot_report(train, test, Episodes(*counts))
+    seconds = time.perf_counter() - start
+    described = describe_checkpoint(options.checkpoint, content, points)
+    described = describe_probe(described, content, report.protocol, student, seed)
+    tested = {"data": splits[1].name, "split": "test", "shapes": len(test[1])}
+    tested["task"] = options.probe
+    row = describe_test(described, report.columns, seconds, device, **tested)
+    results.append(options.results, row)
+    print("\n".join(report.lines))
+    print(f"{row.run} ({row.method}) on {row.data}, {report.protocol}: {report.headline}")
 
 
-def _row(
-    options: argparse.Namespace,
-    content: dict[str, Any],
-    part: Part,
-    result: ClassificationScore,
-    seconds: float,
-    device: torch.device,
-) -> results.Result:
-    config, training = content["config"], content["training"]
-    student = content["role"] == "student"
-    held_out = training["val_fraction"]
-    train = config["train"]
-    return results.Result(
-        time=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
-        role=content["role"],
-        run=Path(options.checkpoint).stem,
-        data=part.split.name,
-        split=options.split,
-        protocol="last epoch" + (f", {held_out:g} of train held out" if held_out else ""),
-        model=content["build"]["encoder" if student else "backbone"],
-        method=method_label(config) if student else "-",
-        recipe=recipe_label(config),
-        points=config["data"]["points"] if student else 0,
-        epochs=training["epochs"],
-        seed=train["seed"],
-        shapes=len(part.members),
-        overall=round(result.overall, 3),
-        mean_class=round(result.mean_class, 3),
-        train_seconds=round(training["seconds"], 1),
-        test_seconds=round(seconds, 1),
-        train_device=training["device"],
-        device=describe(device),
-        commit=training["commit"],
-        checkpoint=fingerprint(content["model"]),
-    )
-
-
-def recipe_label(config: dict[str, Any]) -> str:
-    """Loss weights in force, optimiser, batch, precision and a head that is not the default."""
-    weights = " ".join(f"{name} {value:g}" for name, value in config["loss"].items() if value)
-    optim, train = config["optim"], config["train"]
-    head = config.get("student", {}).get("head", "default")
-    chosen = "" if head == "default" else f", {head} head"
-    precision = "" if train["amp"] == "none" else f", {train['amp']}"
-    steps = f"{optim['name']} {optim['lr']:g}, batch {train['batch_size']}"
-    return f"{weights}; {steps}{precision}{chosen}"
-
-
-def method_label(config: dict[str, Any]) -> str:
-    """``baseline`` without distillation, else the method and what was done to its codes."""
-    if not config["loss"].get("distill"):
-        return "baseline"
-    control = ", shuffled codes" if config["distill"]["shuffle_codes"] else ""
-    return config["distill"]["method"] + control
+def name_cloud(options: argparse.Namespace, device: torch.device) -> None:
+    """Print what a student says of one cloud; needs its checkpoint and nothing else."""
+    content = read_model(options.checkpoint, "student")
+    student = build_model(content, options.checkpoint).to(device)
+    points = normalise_cloud(read_cloud(options.cloud), options.up)
+    found = len(points)
+    count = options.points or content["config"]["data"]["points"]
+    points = points[farthest_point_order(points, min(count, found))]
+    if student.task == "classification":
+        lines = class_lines(student, points, content["classes"], options.top)
+    else:
+        picture = Path(options.pictures) / f"{Path(options.cloud).stem}_parts.png"
+        parts = content["training"]["part_names"]
+        lines = part_lines(student, points, content["classes"], parts, options.category, picture)
+    if is_main():
+        print(f"{options.cloud}: {found} points, {len(points)} used")
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

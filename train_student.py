@@ -2,31 +2,38 @@
 
     python train_student.py scripts/configs/pointnet.yaml data.name=NAME distill.bank=FILE
     python train_student.py scripts/configs/pointnet.yaml data.name=NAME loss.distill=0
+    python train_student.py scripts/configs/pointnet.yaml data.name=NAME distill.bank=FILE loss.task=0
 
-The second line is the baseline: the same path with the weight of distillation at 0. The run goes to
-expt/runs/<run>/, the bare student to ckpt/student/<run>.pth. The same command resumes a run that
-was interrupted. Under ``torchrun --nproc_per_node=N`` it trains on N processes.
+The second line is the baseline: the same path with the weight of distillation at 0. The third one
+pre-trains without labels; ``student.init=CKPT`` starts another run from its encoder. The run goes to
+expt/runs/<run>/, the student to ckpt/student/<run>.pth. The same command resumes a run that was
+interrupted. Under ``torchrun --nproc_per_node=N`` it trains on N processes.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from data.bank import Bank
 from data.batches import epoch_steps
 from data.datasets import PointSet, training_parts
+from data.storage import PreparedSplit
+from data.teaching import load_teaching
 from models.methods import build_method
-from models.students import build_student
+from models.students import Student, build_student, initialise_encoder
 from utils import pictures
+from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
 from utils.engine import Work, fit, predict
 from utils.errors import run_main
 from utils.metrics import accuracies
+from utils.part_metrics import part_scores, restrict_to_category
 from utils.run import Run, save_trained, training_record
 from utils.settings import StudentConfig
 
@@ -42,67 +49,106 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_name(config: StudentConfig) -> str:
-    """Data, encoder, what teaches it and the seed."""
+    """Data, task, encoder, what teaches it and the seed."""
     taught = config.distill.method if config.loss.get("distill") else "baseline"
+    if not config.loss.get("task"):
+        taught += "_pretrained"
     control = "_shuffled" if config.distill.shuffle_codes else ""
+    kind = "_partseg" if config.student.task == "segmentation" else ""
     data = Path(config.data.name).name  # it may be given by its folder
-    return f"{data}_{config.student.encoder}_{taught}{control}_s{config.train.seed}"
+    return f"{data}{kind}_{config.student.encoder}_{taught}{control}_s{config.train.seed}"
 
 
 def train(config: StudentConfig, device: torch.device) -> None:
     data, settings, distill = config.data, config.student, config.distill
     name = config.run.name or run_name(config)
     training_part, watched_part = training_parts(data, config.protocol)
-    classes = training_part.split.class_names
+    split = training_part.split
 
     seed_everything(config.train.seed)
-    student = build_student(settings.encoder, len(classes), settings.head).to(device)
-    method = build_method(distill.method, student, config.loss, smoothing=settings.smoothing).to(
-        device
-    )
-    bank = None
-    if "view_codes" in method.fields and distill.bank is not None:
-        bank = Bank(distill.bank)
-        bank.check(training_part.split)
-    shuffle = config.train.seed if distill.shuffle_codes else None
-    training = PointSet(training_part, data.points, device, method.fields, bank, shuffle)
-    watched = PointSet(watched_part, data.points, device)
+    build = describe_build(config, split)
+    student = build_student(**build)
+    inputs = {"data": split.data_hash}
+    if settings.init is not None:
+        state = read_model(settings.init, "student")["model"]
+        initialise_encoder(student, state)
+        inputs["init"] = fingerprint(state)
+    student = student.to(device)
+    method = build_method(
+        distill.method,
+        student,
+        config.loss,
+        smoothing=settings.smoothing,
+        pooling=distill.pooling,
+        distance=distill.distance,
+    ).to(device)
+    teaching = load_teaching(split, data.points, method.fields, distill, config.train.seed)
+    if teaching.bank is not None:
+        inputs["teacher"] = teaching.bank.provenance["teacher_hash"]
+    training = PointSet(training_part, data.points, device, method.fields, teaching)
+    task_fields = ("parts",) if student.task == "segmentation" else ()
+    watched = PointSet(watched_part, data.points, device, task_fields)
     batches = training.training(config.train.batch_size, config.augment, config.train.seed)
+    compute, measure = evaluation_of(student, split)
 
     def draw(writer, epoch: int, outputs: dict) -> None:
         batch = next(batches(epoch))
         pictures.cloud(writer, epoch, batch["points"][0], batch.get("visibility"))
-        pictures.confusion(writer, epoch, outputs, classes)
-        pictures.embedding(writer, epoch, outputs["global_feature"], outputs["label"], classes)
+        if student.task == "classification":
+            pictures.confusion(writer, epoch, outputs, split.class_names)
+        features = outputs["global_feature"]
+        pictures.embedding(writer, epoch, features, outputs["label"], split.class_names)
 
-    steps = epoch_steps(len(training), config.train.batch_size)
-    inputs = {"data": training_part.split.data_hash}
-    if bank is not None:
-        inputs["teacher"] = bank.provenance["teacher_hash"]
-    run = Run(Path(config.run.runs) / name, config, inputs, config.run.restart)
     history = fit(
         Work(
             method=method,
             batches=batches,
-            steps=steps,
-            evaluate=lambda: predict(
-                student,
-                watched.evaluation(EVALUATION_BATCH),
-                "points",
-                ("logits", "global_feature"),
-            ),
-            measure=accuracies,
+            steps=epoch_steps(len(training), config.train.batch_size),
+            evaluate=lambda: predict(student, watched.evaluation(EVALUATION_BATCH), compute),
+            measure=measure,
             pictures=draw,
         ),
         config.optim,
         config.train,
-        run,
+        Run(Path(config.run.runs) / name, config, inputs, config.run.restart),
         device,
     )
-    build = {"encoder": settings.encoder, "num_classes": len(classes), "head": settings.head}
-    record = training_record(history, config, training_part.split, device)
-    record["bank"] = bank.provenance if bank else None
-    save_trained("student", name, student, build, classes, config, record)
+    record = training_record(history, config, split, device)
+    record["bank"] = teaching.bank.provenance if teaching.bank else None
+    build["projection"] = student.projection is not None
+    save_trained("student", name, student, build, split.class_names, config, record)
+
+
+def describe_build(config: StudentConfig, split: PreparedSplit) -> dict[str, Any]:
+    """Arguments of ``build_student`` for a prepared set."""
+    settings = config.student
+    segmentation = settings.task == "segmentation"
+    return {
+        "encoder": settings.encoder,
+        "num_classes": split.num_parts if segmentation else len(split.class_names),
+        "head": settings.head,
+        "task": settings.task,
+        "num_categories": len(split.class_names) if segmentation else 0,
+    }
+
+
+def evaluation_of(student: Student, split: PreparedSplit):
+    """What to compute of a watched batch and how to measure it, for the log."""
+    if student.task == "classification":
+
+        def classify(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            output = student(batch["points"])
+            return {"logits": output.logits, "global_feature": output.global_feature}
+
+        return classify, accuracies
+
+    def segment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = student(batch["points"], batch["label"])
+        found = restrict_to_category(output.logits, batch["label"], split.part_ranges)
+        parts = {"prediction": found, "parts": batch["parts"]}
+        return {**parts, "global_feature": output.global_feature}
+
+    return segment, lambda outputs: part_scores(outputs, split.part_ranges)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,52 @@
 """Train a multi-view image teacher on the views of a prepared set.
 
     python train_teacher.py scripts/configs/teacher.yaml data.name=NAME [group.key=value ...]
+    python train_teacher.py scripts/configs/teacher_autoencoder.yaml data.name=NAME
+    python train_teacher.py scripts/configs/teacher_partseg.yaml data.name=NAME teacher.init=CKPT
 
-The run goes to expt/runs/<run>/ (log, TensorBoard, state to resume from), the teacher to
-ckpt/teacher/<run>.pth. The same command resumes a run that was interrupted. Under
-``torchrun --nproc_per_node=N`` it trains on N processes.
+What it learns is ``teacher.task``: the class of the shape, its own views (no labels), or the part
+that every pixel shows, which may start from the backbone of the second. The run goes to
+expt/runs/<run>/ (log, TensorBoard, state to resume from), the teacher to ckpt/teacher/<run>.pth.
+The same command resumes a run that was interrupted. Under ``torchrun --nproc_per_node=N`` it trains
+on N processes.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from data.batches import epoch_steps
 from data.datasets import ViewSet, training_parts
-from models.methods import ViewClassification
-from models.teacher import build_teacher
+from data.storage import PreparedSplit
+from models.methods import build_method
+from models.teacher import ViewTeacher, build_teacher, initialise_backbone, unit_images
 from utils import pictures
+from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
 from utils.engine import Work, fit, predict
-from utils.errors import run_main
+from utils.errors import DataError, run_main
+from utils.evaluation import PixelParts, Reconstruction
 from utils.metrics import accuracies
+from utils.part_metrics import part_counts, part_score, restrict_to_category
 from utils.run import Run, save_trained, training_record
 from utils.settings import TeacherConfig
 
-EVALUATION_BATCH = 16  # shapes, each with all its views
+METHODS = {
+    "classification": "view_classification",
+    "segmentation": "view_segmentation",
+    "autoencoder": "image_autoencoder",
+}
+EVALUATION_BATCH = {"classification": 16, "segmentation": 2, "autoencoder": 4}  # shapes, all views
+PICTURED = 4  # shapes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,46 +59,134 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(config: TeacherConfig, device: torch.device) -> None:
     data, settings = config.data, config.teacher
-    name = config.run.name or f"{Path(data.name).name}_{settings.backbone}_s{config.train.seed}"
+    kind = {"classification": "", "segmentation": "_partseg", "autoencoder": "_autoencoder"}
+    data_name = Path(data.name).name + kind[settings.task]
+    name = config.run.name or f"{data_name}_{settings.backbone}_s{config.train.seed}"
     training_part, watched_part = training_parts(data, config.protocol)
-    training = ViewSet(training_part, device, data.size, data.workers)
-    watched = ViewSet(watched_part, device, data.size, data.workers)
-    classes = training_part.split.class_names
+    split = training_part.split
 
     seed_everything(config.train.seed)
-    teacher = build_teacher(
-        settings.backbone, len(classes), settings.weights, settings.normalise
+    build = describe_build(config, split)
+    inputs = {"data": split.data_hash, "views": split.recipe_hash}
+    if settings.init is None:
+        teacher = build_teacher(**build, weights=settings.weights)
+    else:
+        teacher = build_teacher(**build)
+        content = read_model(settings.init, "teacher")
+        initialise_backbone(teacher, build, content, settings.init)
+        inputs["init"] = fingerprint(content["model"])
+    teacher = teacher.to(device)
+    method = build_method(
+        METHODS[settings.task], teacher, config.loss, smoothing=settings.smoothing
     ).to(device)
-    batches = training.training(config.train.batch_size, config.augment, config.train.seed)
+    training = ViewSet(training_part, device, data.size, data.workers, fields=method.fields)
+    watched = ViewSet(watched_part, device, data.size, data.workers, fields=method.fields)
+    batches = training.training(
+        config.train.batch_size, config.augment, config.train.seed, data.views, data.balanced
+    )
+    compute, measure = evaluation_of(teacher, settings.task, split)
 
-    def draw(writer, epoch: int, outputs: dict) -> None:
+    def draw(writer, epoch: int, outputs: dict[str, np.ndarray]) -> None:
         pictures.view_grid(writer, epoch, next(batches(epoch))["views"])
-        pictures.confusion(writer, epoch, outputs, classes)
-        pictures.embedding(writer, epoch, outputs["code"], outputs["label"], classes)
+        pictures.embedding(writer, epoch, outputs["code"], outputs["label"], split.class_names)
+        if settings.task == "classification":
+            pictures.confusion(writer, epoch, outputs, split.class_names)
+        else:
+            draw_pixels(writer, epoch, teacher, next(watched.evaluation(PICTURED)), split)
 
-    steps = epoch_steps(len(training), config.train.batch_size)
-    inputs = {"data": training_part.split.data_hash, "views": training_part.split.recipe_hash}
-    run = Run(Path(config.run.runs) / name, config, inputs, config.run.restart)
     history = fit(
         Work(
-            method=ViewClassification(teacher, config.loss, settings.smoothing).to(device),
+            method=method,
             batches=batches,
-            steps=steps,
+            steps=epoch_steps(len(training), config.train.batch_size),
             evaluate=lambda: predict(
-                teacher, watched.evaluation(EVALUATION_BATCH), "views", ("logits", "code")
+                teacher, watched.evaluation(EVALUATION_BATCH[settings.task]), compute
             ),
-            measure=accuracies,
+            measure=measure,
             pictures=draw,
         ),
         config.optim,
         config.train,
-        run,
+        Run(Path(config.run.runs) / name, config, inputs, config.run.restart),
         device,
     )
-    build = {"backbone": settings.backbone, "num_classes": len(classes)}
-    build["normalise"] = settings.normalise
-    record = training_record(history, config, training_part.split, device)
-    save_trained("teacher", name, teacher, build, classes, config, record)
+    record = training_record(history, config, split, device)
+    if settings.task == "segmentation":
+        record["part_names"] = split.part_names
+    save_trained("teacher", name, teacher, build, split.class_names, config, record)
+
+
+def describe_build(config: TeacherConfig, split: PreparedSplit) -> dict[str, Any]:
+    """Arguments of ``build_teacher`` for a prepared set, but for the first weights.
+
+    Raises:
+        DataError: parts are to be learnt and the set has none.
+    """
+    settings = config.teacher
+    outputs = {
+        "classification": len(split.class_names),
+        "segmentation": split.num_parts,
+        "autoencoder": 0,
+    }
+    if settings.task == "segmentation" and split.num_parts == 0:
+        raise DataError(f"{split.path} has no part labels, which teacher.task=segmentation learns")
+    return {
+        "backbone": settings.backbone,
+        "num_classes": outputs[settings.task],
+        "normalise": settings.normalise,
+        "task": settings.task,
+        "num_categories": len(split.class_names) if settings.task == "segmentation" else 0,
+    }
+
+
+def evaluation_of(
+    teacher: ViewTeacher, task: str, split: PreparedSplit
+) -> tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], Callable]:
+    """What to compute of a watched batch and how to measure it, for the log."""
+
+    def classify(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = teacher(batch["views"])
+        return {"code": output.code, "logits": output.logits}
+
+    def segment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = teacher(batch["views"], category=batch["label"])
+        logits = output.logits.movedim(2, -1)
+        found = restrict_to_category(logits, batch["label"], split.part_ranges, background=True)
+        counts = part_counts(found, batch["part_images"], split.num_parts + 1)
+        return {"code": output.code, "counts": counts}
+
+    def reconstruct(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = teacher(batch["views"])
+        error = (output.images - unit_images(batch["views"])).abs().flatten(1).mean(dim=1)
+        return {"code": output.code, "error": error}
+
+    def part_scores(outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        found = part_score(outputs["counts"], outputs["label"], split.part_ranges)
+        names = ("overall", "instance_miou", "class_miou")
+        return {f"eval/{name}": getattr(found, name) for name in names}
+
+    def mean_error(outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        return {"eval/pixel": float(outputs["error"].mean())}
+
+    return {
+        "classification": (classify, accuracies),
+        "segmentation": (segment, part_scores),
+        "autoencoder": (reconstruct, mean_error),
+    }[task]
+
+
+def draw_pixels(
+    writer, epoch: int, teacher: ViewTeacher, batch: dict[str, Tensor], split: PreparedSplit
+) -> None:
+    """What the teacher makes of one view of a few shapes, beside what is true."""
+    was_training = teacher.training
+    teacher.eval()
+    if "part_images" in batch:
+        drawn = PixelParts(teacher, split.class_names, split.part_ranges)
+    else:
+        drawn = Reconstruction(teacher, split.class_names)
+    writer.add_figure("pixels", drawn.figure({}, batch), epoch)
+    teacher.train(was_training)
 
 
 if __name__ == "__main__":

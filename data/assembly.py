@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from data.cameras import describe_recipe, find_rig, hash_recipe, make_cameras
-from data.render import RENDERER
-from data.sources import MeshFile, Source
-from data.split_writer import ShapeRecord, SplitHeader, write_split
-from data.storage import SPLITS, UNLABELLED, PreparedSplit
-from data.work import ShapeSettings, record_path
+from data.cameras import find_rig, hash_recipe, make_cameras
+from data.parts import MOST_PARTS
+from data.records import ShapeSettings
+from data.sources import ShapeFile, Source
+from data.split_writer import ShapeRecord, SplitHeader, encode_png, write_split
+from data.storage import SPLITS, PreparedSplit, decode_png
+from data.work import record_path
 from utils.errors import DataError
 from utils.files import atomic_path
 
@@ -27,44 +28,47 @@ REPORT = "report.json"
 class Survey:
     """What the records hold, found without reading their bulk."""
 
-    usable: list[MeshFile] = field(default_factory=list)
+    usable: list[ShapeFile] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)  # file and reason
     image_bytes: Counter[str] = field(default_factory=Counter)  # by split
     part_names: dict[str, list[str]] = field(default_factory=dict)  # by class
+    repeated: int = 0  # clouds with fewer points than are stored
 
 
 def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Survey:
     """Look over the records of a source.
 
     Raises:
-        DataError: a class of which no mesh could be used (its label would name nothing), or a split
-            left without shapes.
+        DataError: a class of whose shapes none could be used, or a split left without shapes.
     """
-    survey = Survey(skipped=[{"file": name, "reason": why} for name, why in source.skipped])
-    for mesh in source.meshes:
-        with np.load(record_path(records, mesh, settings)) as record:
+    survey = Survey(
+        skipped=[{"file": name, "reason": why} for name, why in source.skipped],
+        part_names={name: list(parts) for name, parts in source.part_names.items()},
+    )
+    reasons: dict[str, list[str]] = {}  # by class
+    for shape in source.shapes:
+        with np.load(record_path(records, shape, settings)) as record:
             if "reason" in record:
-                name = mesh.id + mesh.path.suffix
-                survey.skipped.append({"file": name, "reason": str(record["reason"])})
+                reason = str(record["reason"])
+                survey.skipped.append({"file": shape.place, "reason": reason})
+                reasons.setdefault(shape.class_name, []).append(reason)
                 continue
-            survey.usable.append(mesh)
-            survey.image_bytes[mesh.split] += int(record["sizes"].sum())
+            survey.usable.append(shape)
+            survey.image_bytes[shape.split] += int(record["sizes"].sum())
+            survey.repeated += "repeated" in record
             if "part_names" in record:
-                known = survey.part_names.setdefault(mesh.class_name, [])
+                known = survey.part_names.setdefault(shape.class_name, [])
                 known += [name for name in record["part_names"].tolist() if name not in known]
     survey.skipped.sort(key=lambda entry: entry["file"])
-    for class_name in source.class_names:
-        if not any(mesh.class_name == class_name for mesh in survey.usable):
-            reasons = [
-                e["reason"] for e in survey.skipped if e["file"].startswith(f"{class_name}/")
-            ]
-            raise DataError(
-                f"class {class_name}: none of its {len(reasons)} meshes can be used, the first "
-                f"because: {reasons[0]}. Mend them or remove the folder"
-            )
+    for class_name in sorted(reasons.keys() - {shape.class_name for shape in survey.usable}):
+        because = reasons[class_name]
+        raise DataError(
+            f"class {class_name}: none of its {len(because)} shapes can be used, the first "
+            f"because: {because[0]}. Mend them or remove the folder"
+        )
     for split in SPLITS:
-        if not any(mesh.split == split for mesh in survey.usable):
-            raise DataError(f"no usable mesh for {split}: both splits need some")
+        if not any(shape.split == split for shape in survey.usable):
+            raise DataError(f"no usable shape for {split}: both splits need some")
     return survey
 
 
@@ -88,13 +92,11 @@ def assemble(
         DataError: see :func:`survey_records`.
     """
     survey = survey_records(source, shape_settings, records)
-    recipe = describe_recipe(
-        shape_settings.recipe, shape_settings.image_size, shape_settings.shading, RENDERER
-    )
+    recipe = shape_settings.views_recipe()
     cameras = make_cameras(find_rig(shape_settings.recipe), shape_settings.image_size)
     hashes = {}
     for split in SPLITS:
-        members = [mesh for mesh in survey.usable if mesh.split == split]
+        members = [shape for shape in survey.usable if shape.split == split]
         header = SplitHeader(
             name=folder.name,
             split=split,
@@ -110,52 +112,65 @@ def assemble(
             num_points=shape_settings.points,
             image_bytes=survey.image_bytes[split],
         )
-        paths = [record_path(records, mesh, shape_settings) for mesh in members]
+        paths = [record_path(records, shape, shape_settings) for shape in members]
         write_split(folder / f"{split}.h5", header, _read_records(members, paths, header))
         hashes[split] = PreparedSplit(folder / f"{split}.h5").data_hash
     report = {
         "name": folder.name,
-        "found": len(source.meshes) + len(source.skipped),
-        "prepared": {s: sum(mesh.split == s for mesh in survey.usable) for s in SPLITS},
+        "found": len(source.shapes) + len(source.skipped),
+        "prepared": {s: sum(shape.split == s for shape in survey.usable) for s in SPLITS},
         "classes": _count_classes(survey.usable, source.class_names),
         "skipped": survey.skipped,
         "settings": settings,
         "recipe_hash": hash_recipe(recipe),
         "data_hash": hashes,
     }
+    if survey.repeated:
+        report["filled_up"] = survey.repeated
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _count_classes(usable: list[MeshFile], class_names: list[str]) -> dict[str, dict[str, int]]:
-    counts = Counter((mesh.class_name, mesh.split) for mesh in usable)
+def _count_classes(usable: list[ShapeFile], class_names: list[str]) -> dict[str, dict[str, int]]:
+    counts = Counter((shape.class_name, shape.split) for shape in usable)
     return {name: {split: counts[name, split] for split in SPLITS} for name in class_names}
 
 
 def _read_records(
-    members: list[MeshFile], paths: list[Path], header: SplitHeader
+    members: list[ShapeFile], paths: list[Path], header: SplitHeader
 ) -> Iterator[ShapeRecord]:
-    for mesh, path in zip(members, paths, strict=True):
+    for shape, path in zip(members, paths, strict=True):
         with np.load(path) as record:
-            streams = record["images"].tobytes()
-            ends = np.cumsum(record["sizes"]).tolist()
+            class_parts = header.part_names.get(shape.class_name, [])
             yield ShapeRecord(
-                id=mesh.id,
-                label=header.class_names.index(mesh.class_name),
+                id=shape.id,
+                label=header.class_names.index(shape.class_name),
                 points=record["points"],
                 normals=record["normals"],
                 visibility=record["visibility"],
-                images=[streams[a:b] for a, b in zip([0, *ends], ends, strict=False)],
-                parts=_class_parts(record, header.part_names.get(mesh.class_name, [])),
+                images=_streams(record["images"], record["sizes"]),
+                **_class_parts(record, class_parts),
             )
 
 
-def _class_parts(record: Any, class_parts: list[str]) -> np.ndarray | None:
-    """Part numbers of a mesh as numbers in its class, whose meshes may list parts differently."""
+def _streams(joined: np.ndarray, sizes: np.ndarray) -> list[bytes]:
+    ends = np.cumsum(sizes).tolist()
+    content = joined.tobytes()
+    return [content[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def _class_parts(record: Any, class_parts: list[str]) -> dict[str, Any]:
+    """Parts and label images of a mesh by their numbers in its class, whose meshes may list
+    different parts or the same in another order; nothing for a mesh without labels."""
     if "parts" not in record:
-        return None
-    places = [class_parts.index(name) for name in record["part_names"].tolist()]
-    if len(class_parts) > UNLABELLED:
-        raise DataError(f"{len(class_parts)} parts in one class, at most {UNLABELLED} fit")
-    return np.array(places, np.uint8)[record["parts"]]
+        return {}
+    if len(class_parts) > MOST_PARTS:
+        raise DataError(f"{len(class_parts)} parts in one class, at most {MOST_PARTS} fit")
+    places = np.array([class_parts.index(name) for name in record["part_names"].tolist()], np.uint8)
+    images = _streams(record["part_images"], record["part_sizes"])
+    table = np.arange(256, dtype=np.uint8)  # what marks no part stays as it is
+    table[: len(places)] = places
+    if (places != np.arange(len(places))).any():
+        images = [encode_png(table[decode_png(stream)]) for stream in images]
+    return {"parts": table[record["parts"]], "part_images": images}

@@ -21,7 +21,7 @@ def augment_points(batch: Batch, settings: PointAugmentation, seed: int, epoch: 
 
     Args:
         batch: ``points`` (B, N, 3) float32, ``index`` (B,) int64 and, if there, ``visibility``
-            (B, N, V). Row n of the visibility goes on describing point n.
+            (B, N, V) and ``parts`` (B, N). Row n of these goes on describing point n.
 
     Returns:
         The batch with the changed fields replaced.
@@ -47,16 +47,17 @@ def augment_points(batch: Batch, settings: PointAugmentation, seed: int, epoch: 
 def _drop_points(batch: Batch, keys: Tensor, largest_ratio: float) -> Batch:
     """Replace a random part of the points by the first one (PointNet++'s training augmentation).
 
-    A replaced point takes over the visibility of the first point too.
+    A replaced point takes over the visibility and the part of the first point too.
     """
     count = batch["points"].shape[1]
     ratio = uniform(keys, 1, stream=3) * largest_ratio  # (B, 1)
     dropped = uniform(keys, count, stream=4) < ratio  # (B, N)
     replaced = {}
-    for name in ("points", "visibility"):
+    for name in ("points", "visibility", "parts"):
         if name in batch:
-            rows = batch[name]
-            replaced[name] = torch.where(dropped.unsqueeze(2), rows[:, :1], rows)
+            rows = batch[name]  # (B, N) or (B, N, C)
+            affected = dropped.view(*dropped.shape, *[1] * (rows.ndim - 2))
+            replaced[name] = torch.where(affected, rows[:, :1], rows)
     return replaced
 
 
@@ -64,13 +65,15 @@ def augment_views(batch: Batch, settings: ViewAugmentation, seed: int, epoch: in
     """Flip, zoom, shift and brighten images, with one draw for all views of a shape.
 
     Args:
-        batch: ``views`` (B, V, C, H, W) uint8, ``index`` (B,) int64.
+        batch: ``views`` (B, V, C, H, W) uint8, ``index`` (B,) int64 and, if there, ``part_images``
+            (B, V, H, W) int64, which are flipped, zoomed and shifted with their views.
 
     Returns:
         The batch with ``views`` as float32 in [0, 1] if anything was changed.
     """
     if settings == ViewAugmentation():
         return batch
+    changed = dict(batch)
     views = batch["views"].float() / 255
     shapes, count = views.shape[:2]
     keys = sample_keys(seed, epoch, batch["index"])
@@ -84,14 +87,22 @@ def augment_views(batch: Batch, settings: ViewAugmentation, seed: int, epoch: in
         affine[:, 0, 0] = mirror / zoom
         affine[:, 1, 1] = 1 / zoom
         affine[:, :, 2] = offset
-        images = views.flatten(0, 1)  # (B * V, C, H, W)
-        grid = F.affine_grid(
-            affine.repeat_interleave(count, dim=0), images.shape, align_corners=False
-        )
-        # The border is background, so repeating it fills what comes into the picture.
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        views = images.view(views.shape)
+        affine = affine.repeat_interleave(count, dim=0)  # (B * V, 2, 3)
+        views = _warp(views.flatten(0, 1), affine, "bilinear").view(views.shape)
+        if "part_images" in batch:
+            parts = batch["part_images"]
+            # In float32 every part number is exact, and the nearest pixel gives one as it is.
+            warped = _warp(parts.flatten(0, 1).unsqueeze(1).float(), affine, "nearest")
+            changed["part_images"] = warped.view(parts.shape).long()
     if settings.brightness > 0:
         factor = 1 + _between(uniform(keys, 1, stream=8), -settings.brightness, settings.brightness)
         views = (views * factor.view(-1, 1, 1, 1, 1)).clamp(0, 1)
-    return {**batch, "views": views}
+    changed["views"] = views
+    return changed
+
+
+def _warp(images: Tensor, affine: Tensor, mode: str) -> Tensor:
+    """(R, C, H, W) seen through ``affine`` (R, 2, 3)."""
+    grid = F.affine_grid(affine, images.shape, align_corners=False)
+    # The border is background, so repeating it fills what comes into the picture.
+    return F.grid_sample(images, grid, mode, padding_mode="border", align_corners=False)

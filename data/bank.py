@@ -1,8 +1,8 @@
 """The bank of exported teacher knowledge: codes and logits of every shape, with provenance.
 
-HDF5 file. Datasets: ``ids`` (S,) strings, ``view_codes`` (S, V, D), ``codes`` (S, D),
-``view_logits`` (S, V, K), ``logits`` (S, K), all float16. Attribute ``provenance``: a JSON object
-with the keys of :data:`PROVENANCE`.
+HDF5 file. Datasets: ``ids`` (S,) strings, ``view_codes`` (S, V, D), ``codes`` (S, D) and, of a
+classification teacher, ``view_logits`` (S, V, K), ``logits`` (S, K), all float16; no labels.
+Attribute ``provenance``: a JSON object with the keys of :data:`PROVENANCE`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from utils.files import atomic_path
 
 FORMAT = "multiview-distillation bank"
 VERSION = 1
-ARRAYS = ("view_codes", "codes", "view_logits", "logits")
+CODES = ("view_codes", "codes")
+LOGITS = ("view_logits", "logits")  # of teachers that know classes
 PROVENANCE = (
     "data_name",  # of the prepared set
     "data_hash",  # split name -> hash of its shapes
@@ -38,14 +39,15 @@ def write_bank(
     """Write a bank atomically; equal content gives equal bytes.
 
     Args:
-        ids: (S,) shape ids. arrays: the four of ``ARRAYS``, first axis S.
+        ids: (S,) shape ids.
+        arrays: those of ``CODES`` and, if the teacher has them, of ``LOGITS``; first axis S.
 
     Raises:
         DataError: values that are not finite, also in float16; nothing is written.
     """
     with np.errstate(over="ignore"):
-        arrays = {name: arrays[name].astype(np.float16) for name in ARRAYS}
-    broken = [name for name in ARRAYS if not np.isfinite(arrays[name]).all()]
+        arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise DataError(f"{', '.join(broken)} of the teacher are not finite: train it again")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
@@ -53,8 +55,8 @@ def write_bank(
         file.attrs["version"] = VERSION
         file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
         file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
-        for name in ARRAYS:
-            file.create_dataset(name, data=arrays[name])
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
 
 
 class Bank:
@@ -79,7 +81,8 @@ class Bank:
                     )
                 self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
                 self.ids = [name.decode() for name in file["ids"][()]]
-                self.arrays = {name: file[name][()] for name in ARRAYS}
+                held = [*CODES, *(name for name in LOGITS if name in file)]
+                self.arrays = {name: file[name][()] for name in held}
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error}); export it again") from error
         for name, array in self.arrays.items():
@@ -116,4 +119,11 @@ class Bank:
 
     def view_codes(self, ids: list[str]) -> np.ndarray:
         """(len(ids), V, D) float16, in the order of ``ids``."""
-        return self.arrays["view_codes"][[self._row[name] for name in ids]]
+        return self.arrays["view_codes"][self._rows(ids)]
+
+    def codes(self, ids: list[str]) -> np.ndarray:
+        """(len(ids), D) float16, of the whole shapes, in the order of ``ids``."""
+        return self.arrays["codes"][self._rows(ids)]
+
+    def _rows(self, ids: list[str]) -> list[int]:
+        return [self._row[name] for name in ids]

@@ -55,20 +55,50 @@ def epoch_steps(count: int, batch_size: int) -> int:
     return count // batch_size
 
 
-def training_batches(members: np.ndarray, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
+def training_batches(
+    members: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    balance: np.ndarray | None = None,
+) -> torch.Tensor:
     """Shuffled full batches of one epoch, this process's part: (steps, local batch) int64.
 
     All processes shuffle alike and each takes its slice of every batch, so ``batch_size`` means the
-    same on one GPU and on eight. The remainder that fills no batch is left out of this epoch.
+    same on one GPU and on eight. The remainder that fills no batch is left out of this epoch. With
+    the classes of all shapes in ``balance`` (S,) an epoch has as many batches, and every class as
+    many places in them.
 
     Raises:
         ConfigError: see :func:`epoch_steps`.
     """
     steps = epoch_steps(len(members), batch_size)
     share = batch_size // world_size()
-    order = np.random.default_rng([seed, epoch, 0x5B]).permutation(members)
+    generator = np.random.default_rng([seed, epoch, 0x5B])
+    if balance is not None:
+        members = _draw_evenly(members, balance[members], steps * batch_size, generator)
+    order = generator.permutation(members)
     batches = order[: steps * batch_size].reshape(steps, batch_size)
     return torch.from_numpy(batches[:, rank() * share : (rank() + 1) * share].copy())
+
+
+def _draw_evenly(
+    members: np.ndarray, labels: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """``count`` members, of each class as many as of any other, give or take one.
+
+    paper: PointMCD's code draws a random class and then a random shape of it, with replacement
+    here: the same probabilities in a whole epoch, where a class gives each of its shapes before it
+    gives any of them again, because that shows more shapes in the same number of steps
+    """
+    classes = generator.permutation(np.unique(labels))
+    quotas = np.diff(np.arange(len(classes) + 1) * count // len(classes))
+    drawn = []
+    for label, quota in zip(classes, quotas, strict=True):
+        own = members[labels == label]
+        rounds = np.tile(own, (-(-quota // len(own)), 1))
+        drawn.append(generator.permuted(rounds, axis=1).reshape(-1)[:quota])
+    return np.concatenate(drawn)
 
 
 def evaluation_batches(members: np.ndarray, batch_size: int) -> list[torch.Tensor]:

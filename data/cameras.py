@@ -131,7 +131,7 @@ def pixel_rays(cameras: Cameras, view: int, rows: range, columns: range) -> np.n
     return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
 
-def describe_recipe(name: str, size: int, shading: str, renderer: int) -> dict[str, Any]:
+def describe_recipe(name: str, size: int, shading: str, renderer: int | str) -> dict[str, Any]:
     """Everything that decides what the views look like, as stored with the data."""
     rig = find_rig(name)
     return {

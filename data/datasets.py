@@ -6,7 +6,10 @@ method asked for:
     points      (B, N, 3) float32   unit sphere, z up, farthest-point order
     visibility  (B, N, V) bool      row n: which views see point n
     view_codes  (B, V, D) float32   the teacher's, of the unaugmented shape
+    codes       (B, D) float32      the teacher's, of the whole shape
+    parts       (B, N) int64        numbered over all classes, -1 without a label
     views       (B, V, C, H, W)     uint8, C = 1 (grey) or 3
+    part_images (B, V, H, W) int64  like ``parts`` for pixels, and one more, P, for the background
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.augment import augment_points, augment_views
-from data.bank import Bank
 from data.batches import carve_validation, evaluation_batches, training_batches
+from data.counter_random import sample_keys, uniform
 from data.storage import PreparedSplit, open_split
+from data.teaching import FIELDS as TAUGHT_FIELDS
+from data.teaching import Teaching
+from data.view_reader import ViewReader
 from utils.errors import ConfigError
 from utils.settings import DataSettings, PointAugmentation, ProtocolSettings, ViewAugmentation
 
@@ -59,12 +64,11 @@ class PointSet:
         part: the shapes to use.
         points: how many points to use, the first of the stored order.
         fields: what batches must hold beside ``points`` (see the head of this file).
-        bank: the teacher's codes, needed for ``view_codes``; already checked against the split.
-        shuffle_codes: seed of a permutation that gives each shape another one's codes (a control).
+        teaching: what it is taught with, for the same split and number of points.
 
     Raises:
-        ConfigError: more points than stored, a field that is not here, or codes asked for without
-            a bank.
+        ConfigError: more points than stored, or a field that is not here.
+        DataError: part labels asked for and the set has none.
     """
 
     def __init__(
@@ -73,11 +77,10 @@ class PointSet:
         points: int,
         device: torch.device,
         fields: Sequence[str] = (),
-        bank: Bank | None = None,
-        shuffle_codes: int | None = None,
+        teaching: Teaching | None = None,
     ):
         split = part.split
-        unknown = set(fields) - {"points", "label", "index", "visibility", "view_codes"}
+        unknown = set(fields) - {"points", "label", "index", "parts", *TAUGHT_FIELDS}
         if unknown:
             raise ConfigError(f"a set of clouds has no {sorted(unknown)}, which the method reads")
         if points > split.num_points:
@@ -85,35 +88,38 @@ class PointSet:
                 f"data.points={points}, and {split.name} holds {split.num_points} points a shape; "
                 "use fewer or prepare it with --points"
             )
+        teaching = teaching or Teaching()
         self.members = part.members
-        self.num_views = split.num_views
-        self.points = torch.from_numpy(split.points()[:, :points].copy()).to(device)
-        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
-        self.packed = self.codes = None
-        if "visibility" in fields:
-            self.packed = torch.from_numpy(split.visibility()[:, :points].copy()).to(device)
-        if "view_codes" in fields:
-            if bank is None:
-                raise ConfigError(
-                    "distillation needs the teacher's codes: give distill.bank=FILE of "
-                    "export_teacher.py, or train the baseline with loss.distill=0"
-                )
-            codes = bank.view_codes(split.ids)
-            if shuffle_codes is not None:
-                codes = codes[_derangement(len(codes), shuffle_codes)]
-            self.codes = torch.from_numpy(codes).to(device)
+        self.num_views = teaching.num_views
+        self.arrays = {
+            "label": np.asarray(split.labels, dtype=np.int64),
+            "points": split.points()[:, :points],
+            "visibility": teaching.visibility,
+            "view_codes": teaching.view_codes,
+            "codes": teaching.codes,
+        }
+        if "parts" in fields:
+            self.arrays["parts"] = split.global_parts()[:, :points]
+        self.arrays = {
+            name: torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            for name, array in self.arrays.items()
+            if array is not None
+        }
 
     def __len__(self) -> int:
         return len(self.members)
 
     def take(self, index: Tensor) -> Batch:
         """The batch of these shape indices."""
-        index = index.to(self.points.device)
-        batch = {"index": index, "label": self.labels[index], "points": self.points[index]}
-        if self.packed is not None:
-            batch["visibility"] = unpack_bits(self.packed[index], self.num_views)
-        if self.codes is not None:
-            batch["view_codes"] = self.codes[index].float()
+        index = index.to(self.arrays["points"].device)
+        batch = {"index": index} | {name: array[index] for name, array in self.arrays.items()}
+        for name in ("view_codes", "codes"):
+            if name in batch:
+                batch[name] = batch[name].float()
+        if "visibility" in batch:
+            batch["visibility"] = unpack_bits(batch["visibility"], self.num_views)
+        if "parts" in batch:
+            batch["parts"] = batch["parts"].long()
         return batch
 
     def training(
@@ -140,42 +146,6 @@ def unpack_bits(packed: Tensor, count: int) -> Tensor:
     return bits.flatten(-2)[..., :count].bool()
 
 
-def _derangement(count: int, seed: int) -> np.ndarray:
-    """A permutation without fixed points: one random cycle."""
-    cycle = np.random.default_rng([seed, 0xC0DE]).permutation(count)
-    permutation = np.empty(count, dtype=np.int64)
-    permutation[cycle] = np.roll(cycle, 1)
-    return permutation
-
-
-class ViewReader(Dataset):
-    """Decoded views of a shape, (V, C, H, W) uint8, resized if asked for; kept when ``keep``."""
-
-    def __init__(self, split: PreparedSplit, size: int | None, keep: bool):
-        self.split = split
-        self.size = size
-        self.kept: dict[int, np.ndarray] | None = {} if keep else None
-
-    def __len__(self) -> int:
-        return len(self.split.ids)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if self.kept is not None and index in self.kept:
-            return self.kept[index]
-        views = self.split.views(index)  # (V, H, W) or (V, H, W, 3)
-        if self.size is not None and self.size != views.shape[1]:
-            views = np.stack([_resize(view, self.size) for view in views])
-        views = views[:, None] if views.ndim == 3 else views.transpose(0, 3, 1, 2)
-        views = np.ascontiguousarray(views)
-        if self.kept is not None:
-            self.kept[index] = views
-        return views
-
-
-def _resize(view: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.BILINEAR))
-
-
 class ViewSet:
     """The views of a split, decoded by worker processes or once into memory.
 
@@ -184,6 +154,11 @@ class ViewSet:
         size: side in pixels to resize to, None to keep the stored size.
         workers: 0 decodes here; more decode in processes of their own, anew every epoch.
         keep: without workers, hold what was decoded in memory for the next epoch.
+        fields: what batches must hold beside ``views`` (see the head of this file).
+
+    Raises:
+        ConfigError: a field that is not here.
+        DataError: label images asked for and the set has none.
     """
 
     def __init__(
@@ -193,44 +168,90 @@ class ViewSet:
         size: int | None = None,
         workers: int = 0,
         keep: bool = True,
+        fields: Sequence[str] = (),
     ):
+        split = part.split
         self.members = part.members
-        self.labels = torch.from_numpy(np.asarray(part.split.labels, dtype=np.int64)).to(device)
-        self.reader = ViewReader(part.split, size, keep=keep and workers == 0)
+        self.num_views = split.num_views
+        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
+        self.part_table = torch.from_numpy(split.part_numbers.table).to(device)
+        self.reader = ViewReader(split, size, keep and workers == 0, fields)
         self.workers = workers
         self.device = device
 
     def __len__(self) -> int:
         return len(self.members)
 
-    def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+    def _load(
+        self, batches: Sequence[Tensor], views: Sequence[Tensor] | None = None
+    ) -> Iterator[Batch]:
+        """The batches of these shapes, (B,) each, with these of their views, (B, n), or all."""
+        chosen = [[None] * len(index) for index in batches]
+        if views is not None:
+            chosen = [rows.tolist() for rows in views]
         loader = DataLoader(
             self.reader,
-            batch_sampler=[batch.tolist() for batch in batches],
+            batch_sampler=[
+                list(zip(index.tolist(), rows, strict=True))
+                for index, rows in zip(batches, chosen, strict=True)
+            ],
             num_workers=self.workers,
             collate_fn=_stack,
             pin_memory=self.device.type == "cuda",
         )
-        for index, views in zip(batches, loader, strict=True):
+        for index, images in zip(batches, loader, strict=True):
             index = index.to(self.device)
-            views = views.to(self.device, non_blocking=True)
-            yield {"index": index, "label": self.labels[index], "views": views}
+            batch = {"index": index, "label": self.labels[index]}
+            for name, stack in images.items():
+                batch[name] = stack.to(self.device, non_blocking=True)
+            if "part_images" in batch:
+                rows = batch["label"].view(-1, 1, 1, 1)
+                batch["part_images"] = self.part_table[rows, batch["part_images"].long()]
+            yield batch
 
     def training(
-        self, batch_size: int, augmentation: ViewAugmentation, seed: int
+        self,
+        batch_size: int,
+        augmentation: ViewAugmentation,
+        seed: int,
+        views_per_shape: int | None = None,
+        balanced: bool = False,
     ) -> Callable[[int], Iterator[Batch]]:
-        """Shuffled, augmented batches of this process as a function of the epoch."""
+        """Shuffled, augmented batches of this process as a function of the epoch.
+
+        Args:
+            views_per_shape: so many different views of each shape, drawn anew every epoch; None
+                for all.
+            balanced: classes come evenly, whatever their numbers of shapes.
+
+        Raises:
+            ConfigError: more views than there are.
+        """
+        if views_per_shape is not None and views_per_shape > self.num_views:
+            raise ConfigError(
+                f"data.views={views_per_shape}, and the set has {self.num_views} views a shape"
+            )
+        labels = self.labels.numpy(force=True) if balanced else None
 
         def batches(epoch: int) -> Iterator[Batch]:
-            for batch in self._load(list(training_batches(self.members, batch_size, seed, epoch))):
+            drawn = training_batches(self.members, batch_size, seed, epoch, labels)
+            views = None
+            if views_per_shape is not None:
+                keys = sample_keys(seed, epoch, drawn.flatten())
+                order = uniform(keys, self.num_views, stream=9).argsort(dim=1)
+                views = order[:, :views_per_shape].view(*drawn.shape, -1)
+            for batch in self._load(drawn, views):
                 yield augment_views(batch, augmentation, seed, epoch)
 
         return batches
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """This process's share of all shapes, unaugmented."""
+        """This process's share of all shapes, all views, unaugmented."""
         yield from self._load(evaluation_batches(self.members, batch_size))
 
 
-def _stack(samples: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(samples))
+def _stack(samples: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    return {
+        name: torch.from_numpy(np.stack([sample[name] for sample in samples]))
+        for name in samples[0]
+    }

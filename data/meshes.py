@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import numpy as np
 import trimesh
 
 from data.off import read_off
+from data.parts import label_file, read_labels
 from data.sampling import face_normals
 from utils.errors import ConfigError, DataError
 
 SUFFIXES = (".off", ".obj", ".ply", ".stl", ".glb")
-PARTS_SUFFIX = ".parts.npz"
 
 # Rotations (never reflections) that carry the named axis of a file to our z.
 _TO_Z_UP = {
@@ -47,9 +46,9 @@ def load_mesh(path: str | Path) -> LabelledMesh:
     """Read a mesh as it is in the file: units, axes and duplicate vertices are kept.
 
     OFF is read here, the other formats by trimesh; the objects of a GLB or OBJ scene are merged at
-    their places. (glTF is y up by its standard, so GLB files usually want ``--up y``.) Beside
-    ``x.off`` may lie ``x.parts.npz`` with ``face_parts`` (polygons in file order) and
-    ``part_names``. Vertices that no face uses are dropped.
+    their places. (glTF is y up by its standard, so GLB files usually want ``--up y``.) Beside the
+    mesh may lie a file with a part for every face: see ``data.parts``. Vertices that no face uses
+    are dropped.
 
     Raises:
         DataError: with the reason why the mesh cannot be used, without the file's name: unknown
@@ -76,9 +75,9 @@ def load_mesh(path: str | Path) -> LabelledMesh:
     if not np.isfinite(mesh.vertices).all():
         raise DataError("coordinates that are not finite")
     _check_area(mesh)
-    sidecar = path.with_name(path.stem + PARTS_SUFFIX)
-    if sidecar.is_file():
-        mesh.face_parts, mesh.part_names = _read_parts(sidecar, polygon)
+    labels = label_file(path)
+    if labels is not None:
+        mesh.face_parts, mesh.part_names = read_labels(labels, polygon)
     return mesh
 
 
@@ -126,27 +125,6 @@ def check_ply_length(path: Path) -> None:
     lines = sum(bool(line.strip()) for line in body.splitlines())
     if lines < announced:
         raise DataError(f"truncated: {lines} lines of data for the {announced} announced")
-
-
-def _read_parts(path: Path, polygon: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    try:
-        with np.load(path) as file:
-            face_parts, part_names = file["face_parts"], file["part_names"]
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"unreadable part labels {path.name}: {error}") from error
-    if face_parts.ndim != 1 or face_parts.dtype.kind not in "iu" or part_names.ndim != 1:
-        raise DataError(
-            f"part labels {path.name} do not fit: face_parts is {face_parts.dtype} "
-            f"{face_parts.shape} and part_names {part_names.shape}, expected whole numbers (F,) "
-            "and names (P,)"
-        )
-    numbers = face_parts[: polygon.max() + 1]
-    if len(numbers) <= polygon.max() or numbers.min() < 0 or numbers.max() >= len(part_names):
-        raise DataError(
-            f"part labels {path.name} do not fit: {len(face_parts)} labels for "
-            f"{polygon.max() + 1} faces, or labels beyond the {len(part_names)} names"
-        )
-    return face_parts[polygon].astype(np.uint8), tuple(str(name) for name in part_names)
 
 
 def turn_up(points: np.ndarray, up: str) -> np.ndarray:

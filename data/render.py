@@ -84,15 +84,19 @@ def see_points(scene: RayScene, points: np.ndarray, centres: np.ndarray) -> np.n
     return ~blocked.reshape(rays.shape[:2])
 
 
-def render_views(scene: RayScene, cameras: Cameras, shading: str = "grey") -> np.ndarray:
-    """Images of the scene from every camera.
+def render_views(
+    scene: RayScene, cameras: Cameras, shading: str = "grey"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images of the scene from every camera, and the face that each pixel shows.
 
     ``grey``: two-sided shading by a headlight and a soft sky. ``depth``: distance along the optical
     axis, 0 at the near end of the unit sphere to 254 at its far end. ``normal``: the normal turned
     to the viewer, n = (x right, y down, z forward), as 128 + 127 n.
 
     Returns:
-        (V, size, size) uint8, with a last axis of 3 for ``normal``.
+        images (V, size, size) uint8, with a last axis of 3 for ``normal``, and faces
+        (V, size, size) int32, -1 for the background. One cast of rays gives both, so a label image
+        that is made from ``faces`` fits its view to the pixel.
 
     Raises:
         ConfigError: unknown shading.
@@ -102,33 +106,35 @@ def render_views(scene: RayScene, cameras: Cameras, shading: str = "grey") -> np
     channels = (3,) if shading == "normal" else ()
     shape = (len(cameras.intrinsics), cameras.size, cameras.size, *channels)
     images = np.full(shape, BACKGROUND, dtype=np.uint8)
+    faces = np.full(shape[:3], -1, dtype=np.int32)
     pixels, _ = project(scene.vertices, cameras.intrinsics, cameras.extrinsics)  # (V, vertices, 2)
     lows = np.floor(pixels.min(axis=1)).astype(int).clip(0, cameras.size)
     highs = np.ceil(pixels.max(axis=1)).astype(int).clip(0, cameras.size)
     for view, (low, high) in enumerate(zip(lows, highs, strict=True)):
         # No ray outside the bounding rectangle of the mesh can meet it.
-        window = images[view, low[1] : high[1], low[0] : high[0]]
+        window = (view, slice(low[1], high[1]), slice(low[0], high[0]))
         rays = pixel_rays(cameras, view, range(low[1], high[1]), range(low[0], high[0]))
-        hit, values = _shade(scene, cameras, view, rays.reshape(-1, 3), shading)
-        window[hit.reshape(window.shape[:2])] = np.rint(values)
-    return images
+        face, values = _shade(scene, cameras, view, rays.reshape(-1, 3), shading)
+        faces[window] = face.reshape(rays.shape[:2])
+        images[window][faces[window] >= 0] = np.rint(values)
+    return images, faces
 
 
 def _shade(
     scene: RayScene, cameras: Cameras, view: int, rays: np.ndarray, shading: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cast rays (R, 3) of one view: which hit, (R,) bool, and the values (hits[, 3]) in 0..255."""
+    """Cast rays (R, 3) of one view: the faces hit, (R,), and the values (hits[, 3]) in 0..255."""
     centre, axes = cameras.centres[view], cameras.extrinsics[view, :3, :3]
     face, distance = scene.first_hits(centre, rays)
     hit = face >= 0
     rays = rays[hit]
     if shading == "depth":
         nearest = np.linalg.norm(centre) - 1
-        return hit, 254 * ((distance[hit] * (rays @ axes[2]) - nearest) / 2).clip(0, 1)
+        return face, 254 * ((distance[hit] * (rays @ axes[2]) - nearest) / 2).clip(0, 1)
     normals = scene.normals[face[hit]]
     facing = np.einsum("rd,rd->r", normals, rays)
     normals = np.where(facing[:, None] > 0, -normals, normals)  # turned to the viewer
     if shading == "normal":
-        return hit, 128 + 127 * normals @ axes.T
+        return face, 128 + 127 * normals @ axes.T
     sky = (normals @ SKY_DIRECTION + 1) / 2
-    return hit, 255 * (AMBIENT + HEADLIGHT * np.abs(facing) + SKY * sky)
+    return face, 255 * (AMBIENT + HEADLIGHT * np.abs(facing) + SKY * sky)

@@ -1,4 +1,5 @@
-"""Draw a shape of a prepared set: all views, and the cloud coloured by what one view sees.
+"""Draw a shape of a prepared set: all views, and the cloud coloured by what one view sees; with
+part labels also the label images, and the cloud coloured by parts.
 
     python -m data.show NAME ID [--view 0] [--output FILE.png]
 
@@ -15,9 +16,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
 
 from data.cameras import project
+from data.parts import BACKGROUND
 from data.storage import SPLITS, PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError, run_main
 from utils.files import atomic_path
@@ -49,25 +52,59 @@ def draw_shape(split: PreparedSplit, index: int, view: int) -> Figure:
     """
     if not 0 <= view < split.num_views:
         raise ConfigError(f"--view is {view}, expected 0 to {split.num_views - 1}")
+    parts = split.parts()[index] if split.part_names else None
+    colours = part_colours(len(split.part_names.get(split.class_names[split.labels[index]], [])))
     columns = -(-split.num_views // 3)  # three rows of views, then the clouds beside them
-    figure = Figure(figsize=(1.6 * columns + 6.4, 5.4), layout="constrained")
+    rows = 2 if split.has_part_images else 1
+    figure = Figure(figsize=(1.6 * columns + 6.4, 5.4 * rows), layout="constrained")
     figure.suptitle(_title(split, index))
-    left, right = figure.subfigures(1, 2, width_ratios=(1.6 * columns, 6.4))
-    for number, (axes, image) in enumerate(
-        zip(left.subplots(3, columns).flat, split.views(index), strict=False)
-    ):
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(f"view {number}", fontsize=8, color=SEEN if number == view else "black")
-    for axes in left.axes:
-        axes.axis("off")
+    grid = figure.subfigures(rows, 2, width_ratios=(1.6 * columns, 6.4), squeeze=False)
+    _draw_images(grid[0, 0], split.views(index), view)
+    if split.has_part_images:
+        _draw_images(grid[1, 0], colours[split.part_images(index)], view)
     points = split.points()[index]
     seen = unpack_visibility(split.visibility()[index], split.num_views)[:, view]
-    here, side = right.subplots(1, 2)
-    _draw_cloud(here, split, points, seen, split.extrinsics[view])
+    here, side = _draw_clouds(grid[0, 1], split, points, np.where(seen, SEEN, UNSEEN), view)
     here.set_title(f"from view {view}: {seen.mean():.0%} of {len(seen):,} points seen", fontsize=9)
-    _draw_cloud(side, split, points, seen, split.extrinsics[view] @ _quarter_turn())
     side.set_title("the same colours from the side", fontsize=9)
+    if parts is not None and split.has_part_images:
+        here, _ = _draw_clouds(grid[1, 1], split, points, colours[parts] / 255, view)
+        _name_parts(here, split, index, colours)
     return figure
+
+
+def part_colours(count: int) -> np.ndarray:
+    """(256, 3) uint8, a colour for every stored part number of a class of ``count`` parts."""
+    colours = np.zeros((256, 3), np.uint8)  # black for UNLABELLED
+    hues = matplotlib.colormaps["turbo"](np.linspace(0.08, 0.92, max(count, 1)))[:count, :3]
+    colours[:count] = (255 * hues).round()
+    colours[BACKGROUND] = 255
+    return colours
+
+
+def _draw_images(area: SubFigure, images: np.ndarray, view: int) -> None:
+    axes = area.subplots(3, -(-len(images) // 3)).flat
+    for number, (place, image) in enumerate(zip(axes, images, strict=False)):
+        place.imshow(image, cmap="gray", vmin=0, vmax=255)
+        place.set_title(f"view {number}", fontsize=8, color=SEEN if number == view else "black")
+    for place in area.axes:
+        place.axis("off")
+
+
+def _draw_clouds(
+    area: SubFigure, split: PreparedSplit, points: np.ndarray, colours: np.ndarray, view: int
+) -> tuple[Axes, Axes]:
+    """The cloud from a view and from a quarter turn to its side."""
+    here, side = area.subplots(1, 2)
+    _draw_cloud(here, split, points, colours, split.extrinsics[view])
+    _draw_cloud(side, split, points, colours, split.extrinsics[view] @ _quarter_turn())
+    return here, side
+
+
+def _name_parts(axes: Axes, split: PreparedSplit, index: int, colours: np.ndarray) -> None:
+    names = split.part_names.get(split.class_names[split.labels[index]], [])
+    handles = [Patch(color=colours[n] / 255, label=name) for n, name in enumerate(names)]
+    axes.legend(handles=handles, fontsize=7, loc="upper left", frameon=False)
 
 
 def _title(split: PreparedSplit, index: int) -> str:
@@ -83,12 +120,15 @@ def _quarter_turn() -> np.ndarray:
 
 
 def _draw_cloud(
-    axes: Axes, split: PreparedSplit, points: np.ndarray, seen: np.ndarray, extrinsics: np.ndarray
+    axes: Axes,
+    split: PreparedSplit,
+    points: np.ndarray,
+    colours: np.ndarray,
+    extrinsics: np.ndarray,
 ) -> None:
     pixels, depth = project(points, split.intrinsics[:1], extrinsics[None])
     order = np.argsort(-depth[0])  # the nearest last, on top
-    colours = np.where(seen, SEEN, UNSEEN)[order]
-    axes.scatter(*pixels[0][order].T, c=colours, s=6, linewidths=0)
+    axes.scatter(*pixels[0][order].T, c=colours[order], s=6, linewidths=0)
     axes.set(xlim=(0, split.image_size), ylim=(split.image_size, 0), aspect="equal")
     axes.set(xticks=[], yticks=[])
 

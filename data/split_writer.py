@@ -14,8 +14,11 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from data.storage import FORMAT, FRAME, JSONS, UNLABELLED, VERSION
+from data.parts import UNLABELLED
+from data.storage import FORMAT, FRAME, JSONS, VERSION
 from utils.files import atomic_path
+
+CHUNK = 1 << 16  # bytes by which the label images grow on disk
 
 
 @dataclass
@@ -29,6 +32,7 @@ class ShapeRecord:
     visibility: np.ndarray  # (P, ceil(V/8)) uint8
     images: list[bytes]  # V PNG streams
     parts: np.ndarray | None = None  # (P,) uint8
+    part_images: list[bytes] | None = None  # V PNG streams
 
 
 @dataclass
@@ -70,19 +74,18 @@ def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRe
         normals = file.create_dataset("normals", (num_shapes, num_points, 3), np.float16)
         width = -(-num_views // 8)
         visibility = file.create_dataset("visibility", (num_shapes, num_points, width), np.uint8)
-        if header.part_names:
-            parts = file.create_dataset("parts", (num_shapes, num_points), np.uint8)
+        part_labels = _PartLabels(file, header) if header.part_names else None
         images = file.create_dataset("images", (header.image_bytes,), np.uint8)
         ids: list[str] = []
         labels: list[int] = []
         offsets = [0]
         digest = hashlib.sha256(json.dumps(header.class_names).encode())
+        if part_labels:
+            digest.update(json.dumps(header.part_names, sort_keys=True).encode())
         for row, record in enumerate(records):
             points[row] = record.points
             normals[row] = record.normals
             visibility[row] = record.visibility
-            if header.part_names:
-                parts[row] = UNLABELLED if record.parts is None else record.parts
             begin = offsets[-1]
             offsets += (begin + np.cumsum([len(stream) for stream in record.images])).tolist()
             images[begin : offsets[-1]] = np.frombuffer(b"".join(record.images), np.uint8)
@@ -91,16 +94,49 @@ def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRe
             digest.update(f"{record.id}\0{record.label}\0".encode())
             digest.update(np.ascontiguousarray(record.points, dtype="<f4"))
             digest.update(np.ascontiguousarray(record.visibility))
+            if part_labels:
+                digest.update(part_labels.write(row, record))
         if len(ids) != num_shapes or len(offsets) != num_shapes * num_views + 1:
             raise ValueError(f"{len(ids)} shapes and {len(offsets) - 1} views for {header}")
         if ids != sorted(ids) or offsets[-1] != header.image_bytes:
             raise ValueError("records out of order, or another number of image bytes")
+        if part_labels:
+            part_labels.finish()
         file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
         file.create_dataset("labels", data=np.array(labels, np.int64))
         file.create_dataset("offsets", data=np.array(offsets, np.int64))
         file.create_dataset("intrinsics", data=header.intrinsics)
         file.create_dataset("extrinsics", data=header.extrinsics)
         _write_attributes(file, header, digest.hexdigest()[:12])
+
+
+class _PartLabels:
+    """The part labels of a split. The label images grow with it: their parts get the numbers of
+    their class only now, so nobody knows beforehand what the streams will measure."""
+
+    def __init__(self, file: h5py.File, header: SplitHeader):
+        self.file = file
+        self.parts = file.create_dataset("parts", (header.num_shapes, header.num_points), np.uint8)
+        self.images = file.create_dataset(
+            "part_images", (0,), np.uint8, maxshape=(None,), chunks=(CHUNK,)
+        )
+        self.offsets = [0]
+        size = header.recipe["image_size"]
+        blank = encode_png(np.full((size, size), UNLABELLED, np.uint8))
+        self.blanks = [blank] * len(header.intrinsics)
+
+    def write(self, row: int, record: ShapeRecord) -> bytes:
+        """Those of a shape, which may have none; returns the part numbers as they are stored."""
+        self.parts[row] = UNLABELLED if record.parts is None else record.parts
+        streams = self.blanks if record.part_images is None else record.part_images
+        begin = self.offsets[-1]
+        self.offsets += (begin + np.cumsum([len(stream) for stream in streams])).tolist()
+        self.images.resize((self.offsets[-1],))
+        self.images[begin:] = np.frombuffer(b"".join(streams), np.uint8)
+        return self.parts[row].tobytes()
+
+    def finish(self) -> None:
+        self.file.create_dataset("part_offsets", data=np.array(self.offsets, np.int64))
 
 
 def _write_attributes(file: h5py.File, header: SplitHeader, data_hash: str) -> None:

@@ -6,15 +6,21 @@ S shapes in the order of their sorted ids, P points and V views a shape:
     points      (S, P, 3) float32       unit sphere, z up, farthest-point order
     normals     (S, P, 3) float16       of the face under each point; winding decides the sign
     visibility  (S, P, ceil(V/8)) uint8 bit v (lowest first) says whether view v sees the point
-    parts       (S, P) uint8            only in sets with part labels: places in part_names[class]
     intrinsics  (V, 3, 3) float64       extrinsics (V, 4, 4) float64, see data.cameras
     images      (bytes,) uint8          PNG streams end to end, the views of a shape side by side
     offsets     (S * V + 1,) int64      where each stream starts in ``images``
 
+and in sets with part labels, numbered as ``data.parts`` says (sets of an earlier version may lack
+the label images, of which every pixel belongs to the same pixel of its view):
+
+    parts        (S, P) uint8           places in part_names[class], or UNLABELLED
+    part_images  (bytes,) uint8         PNG streams like those of ``images``, also with BACKGROUND
+    part_offsets (S * V + 1,) int64
+
 Attributes: format, version, name, split, frame, source, class_names, part_names, recipe, settings
-(the last four JSON), recipe_hash, data_hash, image_size. All datasets are contiguous: a shape is
-one short read of each, and nothing here shrinks enough under compression to pay for it. The writer
-is ``data.split_writer``.
+(the last four JSON), recipe_hash, data_hash, image_size. Nothing is compressed by HDF5: a shape is
+one short read of each dataset, and nothing here shrinks enough to pay for it. The writer is
+``data.split_writer``.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +36,13 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from data.parts import UNLABELLED, PartNumbers
 from utils.errors import DataError
 
 FORMAT = "multiview-distillation split"
 VERSION = 1
 FRAME = "right-handed, z up, bounding box centred, scaled into the unit sphere"
 SPLITS = ("train", "test")
-UNLABELLED = 255  # part number of a point on a mesh without part labels
 
 DATASETS = (
     "ids",
@@ -62,6 +69,11 @@ def unpack_visibility(packed: np.ndarray, num_views: int) -> np.ndarray:
     return np.unpackbits(packed, axis=-1, count=num_views, bitorder="little").astype(bool)
 
 
+def decode_png(stream: bytes) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8; OSError or ValueError for what is no PNG stream."""
+    return np.asarray(Image.open(io.BytesIO(stream)))
+
+
 class PreparedSplit:
     """A prepared split on disk; small fields are read at once, arrays when asked for.
 
@@ -72,6 +84,9 @@ class PreparedSplit:
         name, split, frame, source, recipe_hash, data_hash: strings.
         ids: S strings. labels: (S,) int64. class_names: list of strings.
         part_names: class -> list of part names, empty without part labels.
+        part_numbers: the numbering of parts over all classes, :class:`data.parts.PartNumbers`;
+        from it num_parts, and part_ranges, (begin, end) of each class' global part numbers.
+        has_part_images: whether there are label images.
         recipe, settings: dicts. num_views, num_points, image_size: ints.
         intrinsics (V, 3, 3), extrinsics (V, 4, 4): float64, see ``data.cameras``.
 
@@ -129,7 +144,12 @@ class PreparedSplit:
         self.labels = file["labels"][()].astype(np.int64)
         self.intrinsics = file["intrinsics"][()]
         self.extrinsics = file["extrinsics"][()]
-        self._offsets = file["offsets"][()]
+        self._offsets = {"images": file["offsets"][()]}
+        self.has_part_images = "part_images" in file
+        if self.has_part_images:
+            self._offsets["part_images"] = file["part_offsets"][()]
+        self.part_numbers = PartNumbers(self.class_names, self.part_names)
+        self.num_parts, self.part_ranges = self.part_numbers.count, self.part_numbers.ranges
         self.num_points = int(file["points"].shape[1])
         self.num_views = len(self.intrinsics)
         self.image_size = int(file.attrs["image_size"])
@@ -144,8 +164,11 @@ class PreparedSplit:
             "visibility": (shapes, points, -(-views // 8)),
             "extrinsics": (views, 4, 4),
             "offsets": (shapes * views + 1,),
-            "images": (int(self._offsets[-1]),),
+            "images": (int(self._offsets["images"][-1]),),
         }
+        if self.has_part_images:
+            expected["part_offsets"] = (shapes * views + 1,)
+            expected["part_images"] = (int(self._offsets["part_images"][-1]),)
         if self.part_names:
             expected["parts"] = (shapes, points)
         for name, shape in expected.items():
@@ -182,27 +205,64 @@ class PreparedSplit:
         return self._file["visibility"][()]
 
     def parts(self) -> np.ndarray:
-        """Part numbers, (S, P) uint8: places in ``part_names[class]``, or ``UNLABELLED``.
+        """Stored part numbers of the points, (S, P) uint8.
 
         Raises:
-            DataError: the set has no part labels.
+            DataError: the set has no part labels, or holds numbers that its classes do not have.
         """
         if not self.part_names:
-            raise DataError(f"{self.path} has no part labels; its meshes had no .parts.npz files")
-        return self._file["parts"][()]
-
-    def views(self, index: int) -> np.ndarray:
-        """The views of one shape, (V, H, W) or (V, H, W, 3) uint8."""
-        offsets = self._offsets[index * self.num_views : (index + 1) * self.num_views + 1]
-        streams = self._file["images"][offsets[0] : offsets[-1]].tobytes()
-        cuts = (offsets - offsets[0]).tolist()
-        try:
-            return np.stack(
-                [
-                    np.asarray(Image.open(io.BytesIO(streams[begin:end])))
-                    for begin, end in zip(cuts, cuts[1:], strict=False)
-                ]
+            raise DataError(
+                f"{self.path} has no part labels: its meshes had no files of labels beside them, "
+                "see data/README.md"
             )
+        parts = self._file["parts"][()]
+        counts = np.array([end - begin for begin, end in self.part_ranges])[self.labels]  # (S,)
+        wrong = ((parts >= counts[:, None]) & (parts != UNLABELLED)).any(axis=1)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"{self.path}: {self.ids[row]} has part numbers that its class does not have; "
+                "prepare the set again with --overwrite"
+            )
+        return parts
+
+    def global_parts(self) -> np.ndarray:
+        """Part numbers of the points over all classes, (S, P) int16, -1 without a label.
+
+        Raises:
+            DataError: see :meth:`parts`.
+        """
+        return self.part_numbers.to_global(self.parts(), self.labels).astype(np.int16)
+
+    def views(self, index: int, chosen: Sequence[int] | None = None) -> np.ndarray:
+        """The views of one shape, or the chosen ones: (V, H, W) or (V, H, W, 3) uint8."""
+        return self._decode("images", index, chosen)
+
+    def part_images(self, index: int, chosen: Sequence[int] | None = None) -> np.ndarray:
+        """The label images that belong to ``views(index, chosen)``: (V, H, W) uint8, stored part
+        numbers, ``BACKGROUND`` or ``UNLABELLED``.
+
+        Raises:
+            DataError: the set has none.
+        """
+        self.check_part_images()
+        return self._decode("part_images", index, chosen)
+
+    def check_part_images(self) -> None:
+        """Raise DataError if the set has no label images."""
+        if not self.has_part_images:
+            raise DataError(
+                f"{self.path} has no label images: its meshes had no part labels, or it was "
+                "prepared before label images were kept; then prepare it again with --overwrite"
+            )
+
+    def _decode(self, name: str, index: int, chosen: Sequence[int] | None) -> np.ndarray:
+        offsets = self._offsets[name][index * self.num_views : (index + 1) * self.num_views + 1]
+        streams = self._file[name][offsets[0] : offsets[-1]].tobytes()
+        cuts = (offsets - offsets[0]).tolist()
+        views = range(self.num_views) if chosen is None else chosen
+        try:
+            return np.stack([decode_png(streams[cuts[view] : cuts[view + 1]]) for view in views])
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: views of {self.ids[index]} are damaged") from error
 

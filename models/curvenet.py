@@ -17,12 +17,11 @@ from models.curvenet_blocks import (
     LPFA,
     SLOPE,
     FirstLPFA,
-    LinearNorm,
     Surroundings,
     Walk,
     drop_points,
 )
-from models.layers import SharedMLP
+from models.layers import LinearNorm, SharedMLP
 from models.outputs import EncoderOutput
 from utils.errors import ConfigError
 
@@ -107,15 +106,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class CIC(nn.Module):
-    """Curve intervention convolution: a bottleneck with a shortcut around curves and LPFA."""
+    """Curve intervention convolution: a bottleneck with a shortcut around curves and LPFA.
 
-    def __init__(self, spec: Block, released_momentum: bool):
+    ``mix_layers`` is the number of layers of the LPFA.
+    """
+
+    def __init__(self, spec: Block, released_momentum: bool = False, mix_layers: int = 1):
         super().__init__()
         inner = spec.before // spec.ratio
         self.squeeze = LinearNorm(spec.before, inner, SLOPE)
         self.grouping = CurveGrouping(inner, released_momentum) if spec.curves else None
         self.aggregation = CurveAggregation(inner) if spec.curves else None
-        self.lpfa = LPFA(inner)
+        self.lpfa = LPFA(inner, mix_layers)
         self.expand = LinearNorm(inner, spec.after)
         same = spec.before == spec.after
         self.shortcut = nn.Identity() if same else LinearNorm(spec.before, spec.after)
@@ -169,7 +171,7 @@ class CurveNet(nn.Module):
             # paper: a cloud of any other size is resampled to `keep` points.
             # here: a smaller one is left as it is, because resampling could only repeat points.
             if spec.keep is not None and place.points.shape[1] > spec.keep:
-                place, x = drop_points(place, x, spec.keep, spec.radius)
+                place, x = drop_points(place, x, spec.keep, spec.radius, self.k)
             x = block(place, x)
         features = self.last(x)  # (B, 64, 1024)
         pooled = torch.cat([features.max(dim=1).values, features.mean(dim=1)], dim=1)

@@ -16,30 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.edges import edge_shares, neighbour_max, neighbour_mean, norm_as_affine
+from models.edges import edge_shares, edge_sum, neighbour_max, neighbour_mean, norm_as_affine
+from models.layers import LinearNorm
 from models.pointops import ball_query, farthest_point_sample, full_float32, gather_rows, knn
 
 SLOPE = 0.2  # of every LeakyReLU
-
-
-class LinearNorm(nn.Module):
-    """Linear without bias, batch normalisation over all leading dimensions, LeakyReLU of ``slope``.
-
-    ``slope`` None leaves the activation out.
-    """
-
-    def __init__(self, before: int, after: int, slope: float | None = None):
-        super().__init__()
-        self.linear = nn.Linear(before, after, bias=False)
-        self.norm = nn.BatchNorm1d(after)
-        self.slope = slope
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., before) to (..., after)."""
-        rows = self.norm(self.linear(x.flatten(0, -2)))
-        if self.slope is not None:
-            rows = F.leaky_relu(rows, self.slope, inplace=True)
-        return rows.view(*x.shape[:-1], -1)
 
 
 class Surroundings:
@@ -75,17 +56,18 @@ class Surroundings:
 
 
 def drop_points(
-    place: Surroundings, x: Tensor, count: int, radius: float
+    place: Surroundings, x: Tensor, count: int, radius: float, k: int
 ) -> tuple[Surroundings, Tensor]:
     """Keep ``count`` farthest points; each takes the maximum over k points of its ball.
 
-    ``x`` (B, N, C) becomes (B, count, C). Sampling starts at point 0.
+    ``x`` (B, N, C) becomes (B, count, C). Sampling starts at point 0. ``k`` is also the number of
+    neighbours among the points that are kept.
     """
     kept = farthest_point_sample(place.points, count)  # (B, count)
     centres = gather_rows(place.points, kept)
-    ball = ball_query(place.points, centres, radius, place.k)
+    ball = ball_query(place.points, centres, radius, k)
     original = place.point_index.gather(1, kept)
-    return Surroundings(centres, original, place.k), neighbour_max(x, ball)
+    return Surroundings(centres, original, k), neighbour_max(x, ball)
 
 
 class PositionEdges(nn.Module):
@@ -130,18 +112,25 @@ class FirstLPFA(nn.Module):
 
 
 class LPFA(nn.Module):
-    """mean_j LeakyReLU(BN(W2 LeakyReLU(x_j - x_i + BN(W1 [p_i, p_j, p_j - p_i]))))."""
+    """mean_j LeakyReLU(BN(W2 LeakyReLU(x_j - x_i + BN(W1 [p_i, p_j, p_j - p_i])))).
 
-    def __init__(self, channels: int):
+    With ``layers`` above 1, more layers like the one of W2 follow it before the mean.
+    """
+
+    def __init__(self, channels: int, layers: int = 1):
         super().__init__()
         self.position = PositionEdges(channels)
         self.mix = LinearNorm(channels, channels, SLOPE)
+        self.mix_more = nn.Sequential(
+            *(LinearNorm(channels, channels, SLOPE) for _ in range(layers - 1))
+        )
 
     def forward(self, place: Surroundings, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C)."""
         own, other = self.position(place)
-        edges = gather_rows(other + x, place.near) + (own - x).unsqueeze(2)  # (B, N, k, C)
-        return self.mix(F.leaky_relu(edges, SLOPE, inplace=True)).mean(dim=2)
+        edges = edge_sum(own - x, other + x, place.near)  # (B, N, k, C)
+        edges = self.mix_more(self.mix(F.leaky_relu(edges, SLOPE, inplace=True)))
+        return edges.mean(dim=2)
 
 
 class Walk(nn.Module):

@@ -37,17 +37,24 @@ class EdgeConv(nn.Module):
         self.linear = nn.Linear(2 * in_channels, out_channels, bias=False)
         self.norm = nn.BatchNorm1d(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, in_channels) to (B, N, out_channels); N must be at least ``k``."""
-        index = knn(x.detach(), x.detach(), self.k)  # (B, N, k)
+    def edge_terms(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Own and other (B, N, out_channels) with own_i + other_j = BN(W [x_i ; x_j - x_i]).
+
+        ``x`` is (B, N, in_channels); the third is the graph, (B, N, k) int64.
+        """
+        index = knn(x.detach(), x.detach(), self.k)
         of_point, of_edge = self.linear.weight.chunk(2, dim=1)
         own = full_precision(F.linear(x, of_point - of_edge))  # (B, N, C)
         other = full_precision(F.linear(x, of_edge))  # (B, N, C)
         moments = edge_moments(own, other, index) if self.norm.training else None
         scale, shift = norm_as_affine(self.norm, moments, index.numel())
-        # the scale goes in before the maximum because its sign decides which neighbour that is
-        highest = neighbour_max(other * scale, index)
-        return F.leaky_relu(torch.addcmul(highest + shift, own, scale), 0.2)
+        return torch.addcmul(shift, own, scale), other * scale, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, in_channels) to (B, N, out_channels); N must be at least ``k``."""
+        own, other, index = self.edge_terms(x)
+        # scaled before the maximum, because the sign of the scale decides which neighbour that is
+        return F.leaky_relu(own + neighbour_max(other, index), 0.2)
 
 
 class DGCNN(nn.Module):

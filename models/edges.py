@@ -14,7 +14,8 @@ everything that belongs to i:
     max_j act(own_i + other_j) = act(own_i + max_j other_j).
 
 All of it is exact: in training mode too, since the moments of a sum over edges follow from sums
-over points. The (B, N, k, C) tensor is never made. The tests hold the plain form.
+over points. The (B, N, k, C) tensor is never made, unless a second layer reads it
+(:func:`edge_sum`). The tests hold the plain form.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.pointops import flat_rows
+from models.pointops import flat_rows, gather_rows
 
 
 def neighbour_max(values: Tensor, index: Tensor) -> Tensor:
@@ -45,6 +46,19 @@ def _reduce(values: Tensor, index: Tensor, mode: str) -> Tensor:
     bags = flat_rows(index, count).flatten(0, 1)  # (B * S, k)
     reduced = F.embedding_bag(bags, full_precision(values).reshape(-1, channels), mode=mode)
     return reduced.view(batch, -1, channels)
+
+
+def edge_sum(own: Tensor, other: Tensor, index: Tensor) -> Tensor:
+    """own_i + other_j on every edge: (B, N, C) twice and ``index`` (B, N, k) give (B, N, k, C).
+
+    The two may be large beside their sum, so they are added in their own type; the sum then takes
+    the type that autocast wants for the layer that follows, and nothing wider is kept for backward.
+    """
+    edges = gather_rows(other, index).add_(own.unsqueeze(2))
+    device = edges.device.type
+    return (
+        edges.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else edges
+    )
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from utils.errors import ConfigError
+
 
 class SharedMLP(nn.Module):
     """Linear, batch normalisation, ReLU for each step of ``widths``, the same map on every row.
@@ -40,6 +42,68 @@ class SharedMLP(nn.Module):
                 rows = self.linears[layer](rows)
             rows = F.relu(norm(rows), inplace=True)
         return rows.view(*x.shape[:-1], -1)
+
+
+class LinearNorm(nn.Module):
+    """Linear without bias, batch normalisation over all leading dimensions, LeakyReLU of ``slope``.
+
+    ``slope`` None leaves the activation out.
+    """
+
+    def __init__(self, before: int, after: int, slope: float | None = None):
+        super().__init__()
+        self.linear = nn.Linear(before, after, bias=False)
+        self.norm = nn.BatchNorm1d(after)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., before) to (..., after)."""
+        return self.after_linear(self.linear(x))
+
+    def after_linear(self, x: Tensor) -> Tensor:
+        """The same for a caller that has applied ``linear``: (..., after) is expected."""
+        rows = self.norm(x.flatten(0, -2))
+        if self.slope is not None:
+            rows = F.leaky_relu(rows, self.slope, inplace=True)
+        return rows.view(x.shape)
+
+
+def linear_of_parts(linear: nn.Linear, *parts: Tensor) -> Tensor:
+    """``linear`` of the parts side by side, (..., C1), (..., C2) and so on to (..., out).
+
+    Leading dimensions are broadcast and nothing is concatenated: what all points of a cloud share,
+    (B, 1, C), is mapped once for the cloud.
+    """
+    columns = linear.weight.split([part.shape[-1] for part in parts], dim=1)
+    total = F.linear(parts[0], columns[0], linear.bias)
+    for part, of_part in zip(parts[1:], columns[1:], strict=True):
+        total = total + F.linear(part, of_part)
+    return total
+
+
+def one_hot_category(category: Tensor | None, count: int, points: Tensor) -> Tensor:
+    """``category`` (B,) int64 of the clouds ``points`` (B, N, 3) as one-hot rows (B, ``count``).
+
+    Raises:
+        ConfigError: no category, one for another number of clouds, or one outside 0 .. count - 1.
+    """
+    if category is None:
+        raise ConfigError(
+            "part segmentation has to be told what it divides: found no category, expected one "
+            f"of {count} for each shape, category= (B,) int64"
+        )
+    if category.shape != points.shape[:1] or category.is_floating_point():
+        raise ConfigError(
+            f"category must be int64 with one entry for each of the {len(points)} clouds, found "
+            f"{str(category.dtype).removeprefix('torch.')} of shape {tuple(category.shape)}"
+        )
+    low, high = category.aminmax()
+    if low < 0 or high >= count:
+        raise ConfigError(
+            f"category must be in 0 .. {count - 1}, found {int(low)} .. {int(high)}: this network "
+            f"knows {count} categories, in the order of the set that it was trained on"
+        )
+    return F.one_hot(category.long(), count).to(points.dtype)
 
 
 def max_over_rows(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED = -1
+
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Label-smoothed cross-entropy as DGCNN and PointMCD define it.
@@ -14,11 +16,16 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     ``smoothing * K / (K - 1)`` for the same targets.
 
     Args:
-        logits: (R, K); labels: (R,) int64; smoothing in [0, 1).
+        logits: (..., K); labels: (...) int64, ``IGNORED`` where there is none; smoothing in [0, 1).
 
     Returns:
-        Scalar mean over the R rows, computed in float32.
+        Scalar mean over the rows with a label, computed in float32; zero, with a gradient of zero,
+        where no row has one.
     """
-    classes = logits.shape[1]
+    classes = logits.shape[-1]
     equivalent = smoothing * classes / (classes - 1) if classes > 1 else 0.0
-    return F.cross_entropy(logits.float(), labels, label_smoothing=equivalent)
+    rows, labels = logits.float().reshape(-1, classes), labels.reshape(-1)
+    total = F.cross_entropy(
+        rows, labels, ignore_index=IGNORED, label_smoothing=equivalent, reduction="sum"
+    )
+    return total / (labels != IGNORED).sum().clamp(min=1)

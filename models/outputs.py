@@ -30,24 +30,37 @@ class EncoderOutput:
 
 @dataclass
 class StudentOutput:
-    """What a student returns: the encoder's output and ``logits`` (B, K) over K classes."""
+    """What a student returns: the encoder's output and ``logits``.
+
+    ``logits`` (B, K) over K classes; in part segmentation (B, N, K), for every point over the parts
+    of all categories.
+    ``view_codes`` (B, V, D): the student's own view codes, where it was called with a visibility;
+    ``seen`` (B, V) bool is False for views that see none of the points with embeddings.
+    """
 
     logits: Tensor
     global_feature: Tensor
     point_features: Tensor
     point_index: Tensor
     extra_losses: dict[str, Tensor] = field(default_factory=dict)
+    view_codes: Tensor | None = None
+    seen: Tensor | None = None
 
 
 @dataclass
 class TeacherOutput:
     """What a multi-view teacher returns for a batch of shapes seen from V views each.
 
-    ``view_codes`` (B, V, 512) and ``code`` (B, 512) end in a ReLU and are therefore not negative;
-    ``view_logits`` (B, V, K) and ``logits`` (B, K) come from one shared linear classifier.
+    ``view_codes`` (B, V, 512) and ``code`` (B, 512) end in a ReLU or are means of what does, and are
+    therefore not negative.
+    Classification: ``view_logits`` (B, V, K) and ``logits`` (B, K) from one shared classifier.
+    Segmentation: ``view_logits`` and ``logits`` are the same (B, V, K + 1, H, W), for every pixel
+    over the parts of all categories and the background, which comes last.
+    Autoencoder: ``images`` (B, V, 3, H, W), and no logits.
     """
 
     view_codes: Tensor
     code: Tensor
-    view_logits: Tensor
-    logits: Tensor
+    view_logits: Tensor | None = None
+    logits: Tensor | None = None
+    images: Tensor | None = None

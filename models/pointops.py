@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import ConfigError
@@ -132,11 +133,20 @@ def interpolate_three_nn(points: Tensor, known: Tensor, features: Tensor) -> Ten
     (B, N, C), differentiable in ``features``.
     """
     index = knn(known, points, min(3, known.shape[1]))  # (B, N, 3)
+    exact = torch.promote_types(features.dtype, torch.float32)
     with torch.no_grad():
-        offset = gather_rows(known.float(), index) - points.float().unsqueeze(2)
+        offset = gather_rows(known.to(exact), index) - points.to(exact).unsqueeze(2)
         weight = 1 / (offset.square().sum(dim=3) + 1e-8)
         weight = weight / weight.sum(dim=2, keepdim=True)  # (B, N, 3)
-    return (gather_rows(features, index) * weight.unsqueeze(3)).sum(dim=2)
+    batch, count, channels = features.shape
+    # a weighted sum of rows in one kernel: the rows themselves, (B, N, 3, C), are never built
+    carried = F.embedding_bag(
+        flat_rows(index, count).flatten(0, 1),
+        features.to(exact).reshape(-1, channels),
+        per_sample_weights=weight.flatten(0, 1),
+        mode="sum",
+    )
+    return carried.view(batch, -1, channels)
 
 
 def _require(count: int, wanted: int, what: str) -> None:

@@ -11,9 +11,13 @@ pulled to the teacher's code t_v of that same view:  L_vafp = mean |s_v - t_v|.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Distance = Literal["l1", "l2", "cosine"]
 
 
 def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
@@ -77,16 +81,26 @@ class ViewProjection(nn.Module):
         return F.relu(rows).view(*pooled.shape[:2], -1)
 
 
-def alignment_loss(student_codes: Tensor, teacher_codes: Tensor, has_visible: Tensor) -> Tensor:
-    """Plain L1 between the view codes, averaged over the views that see at least one point.
+def alignment_loss(
+    student_codes: Tensor, teacher_codes: Tensor, has_visible: Tensor, distance: Distance = "l1"
+) -> Tensor:
+    """Distance between the view codes, averaged over the views that see at least one point.
 
     Args:
         student_codes, teacher_codes: (B, V, D); no gradient flows to the teacher's.
         has_visible: (B, V) bool, False for views that see no point.
+        distance: ``l1``, the mean absolute difference of the channels (the paper's); ``l2``, the
+            mean squared difference; ``cosine``, one minus the cosine of the angle between the codes.
 
     Returns:
         Scalar; zero (with a gradient of zero) when no view of the batch sees a point.
     """
-    per_view = (student_codes.float() - teacher_codes.detach().float()).abs().mean(dim=2)  # (B, V)
+    student, taught = student_codes.float(), teacher_codes.detach().float()
+    if distance == "cosine":
+        per_view = 1 - F.cosine_similarity(student, taught, dim=2)  # (B, V)
+    else:
+        difference = student - taught
+        size = difference.abs() if distance == "l1" else difference.square()
+        per_view = size.mean(dim=2)  # (B, V)
     weight = has_visible.to(per_view.dtype)
     return (per_view * weight).sum() / weight.sum().clamp(min=1)

@@ -1,13 +1,16 @@
-"""Students by name: a point encoder and a classification head.
+"""Students by name: a point encoder and a classification head, or a part-segmentation network, and
+the projection to view codes for those that were taught by a 2D teacher.
 
 To add an encoder, write one file with a module that has ``feature_channels`` (C),
 ``global_channels`` (D) and ``forward(points (B, N, 3)) -> EncoderOutput``, and one line in
-:data:`ENCODERS`. Nothing else asks which encoder it has.
+:data:`ENCODERS`; a part-segmentation network goes to ``models/segmenters.py``. Nothing else asks
+which network it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,6 +21,9 @@ from models.heads import Hidden, PointMCDHead, PublishedHead
 from models.outputs import StudentOutput
 from models.pointnet import PointNet
 from models.pointnet2 import pointnet2_msg, pointnet2_ssg
+from models.pointops import gather_rows
+from models.projection import ViewProjection, visible_max_pool
+from models.segmenters import SEGMENTERS
 from utils.config import did_you_mean
 from utils.errors import ConfigError
 
@@ -40,20 +46,71 @@ ENCODERS = {
     "pointnet2_msg": Entry(pointnet2_msg, (Hidden(512, 0.4), Hidden(256, 0.5)), "published"),
     "dgcnn": Entry(DGCNN, (Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2))),
     "curvenet": Entry(CurveNet, (Hidden(512, 0.5, False),), "published"),
+    # as its authors' code computes it, for their checkpoints
+    "curvenet_released": Entry(
+        partial(CurveNet, released_momentum=True), (Hidden(512, 0.5, False),), "published"
+    ),
 }
 HEADS = ("default", "pointmcd", "published")
+TASKS = ("classification", "segmentation")
 
 
 class Student(nn.Module):
-    """An encoder and a head: all that inference needs."""
+    """A network for one of the tasks, and its projection to view codes if it has one.
+
+    ``task`` is one of :data:`TASKS`; ``feature_channels`` (C) and ``global_channels`` (D) are those
+    of the network.
+    """
+
+    task: str
+
+    def __init__(self, feature_channels: int, global_channels: int):
+        super().__init__()
+        self.feature_channels = feature_channels
+        self.global_channels = global_channels
+        self.projection: ViewProjection | None = None
+
+    def infer(self, points: Tensor, category: Tensor | None) -> StudentOutput:
+        """Everything but the view codes."""
+        raise NotImplementedError
+
+    def forward(
+        self, points: Tensor, category: Tensor | None = None, visibility: Tensor | None = None
+    ) -> StudentOutput:
+        """
+        Args:
+            points: (B, N, 3) float32, in the unit sphere, z up.
+            category: (B,) int64, the class of each shape, which part segmentation is told and
+                classification is not.
+            visibility: (B, N, V) bool; with it the output has ``view_codes`` (B, V, 512).
+
+        Raises:
+            ConfigError: a visibility for a student that was not distilled and has no projection.
+        """
+        output = self.infer(points, category)
+        if visibility is None:
+            return output
+        if self.projection is None:
+            raise ConfigError("this student has no projection to view codes: it was not distilled")
+        # An encoder that down-samples carries embeddings for some points only: their rows.
+        seen = gather_rows(visibility, output.point_index)  # (B, M, V)
+        pooled = visible_max_pool(output.point_features, seen)  # (B, V, C)
+        output.view_codes = self.projection(pooled)
+        output.seen = seen.any(dim=1)
+        return output
+
+
+class Classifier(Student):
+    """An encoder and a head."""
+
+    task = "classification"
 
     def __init__(self, encoder: nn.Module, head: nn.Module):
-        super().__init__()
+        super().__init__(encoder.feature_channels, encoder.global_channels)
         self.encoder = encoder
         self.head = head
 
-    def forward(self, points: Tensor) -> StudentOutput:
-        """``points`` (B, N, 3) float32, in the unit sphere, z up."""
+    def infer(self, points: Tensor, category: Tensor | None) -> StudentOutput:
         output = self.encoder(points)
         return StudentOutput(
             logits=self.head(output.global_feature),
@@ -64,25 +121,98 @@ class Student(nn.Module):
         )
 
 
-def build_student(encoder: str, num_classes: int, head: str = "default") -> Student:
+class Segmenter(Student):
+    """A part-segmentation network."""
+
+    task = "segmentation"
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network.feature_channels, network.global_channels)
+        self.network = network
+
+    def infer(self, points: Tensor, category: Tensor | None) -> StudentOutput:
+        return self.network(points, category)
+
+
+def build_student(
+    encoder: str,
+    num_classes: int,
+    head: str = "default",
+    task: str = "classification",
+    num_categories: int = 0,
+    projection: bool = False,
+) -> Student:
     """A freshly initialised student.
 
     Args:
         encoder: a name of :data:`ENCODERS`. head: a name of :data:`HEADS`.
+        num_classes: in segmentation, the number of parts of all categories together.
+        task: a name of :data:`TASKS`. num_categories: for segmentation.
+        projection: with the head that maps what a view sees to the code of that view.
 
     Raises:
-        ConfigError: an unknown name, or a head that the encoder does not have.
+        ConfigError: an unknown name, or a head that the network does not have.
     """
-    for kind, name, known in (("encoder", encoder, ENCODERS), ("head", head, HEADS)):
-        if name not in known:
-            raise ConfigError(
-                f"unknown {kind} {name!r}, expected one of {list(known)}{did_you_mean(name, known)}"
-            )
+    _check_name("task", task, TASKS)
+    if task == "segmentation":
+        _check_name("encoder", encoder, SEGMENTERS)
+        if head not in ("default", "published"):
+            raise ConfigError(f"{encoder} has one form for segmentation: use student.head=default")
+        student = Segmenter(SEGMENTERS[encoder](num_classes, num_categories))
+    else:
+        _check_name("encoder", encoder, ENCODERS)
+        _check_name("head", head, HEADS)
+        student = _build_classifier(encoder, num_classes, head)
+    if projection:
+        student.projection = ViewProjection(student.feature_channels)
+    return student
+
+
+def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ConfigError(
+            f"unknown {kind} {name!r}, expected one of {list(known)}{did_you_mean(name, known)}"
+        )
+
+
+def _build_classifier(encoder: str, num_classes: int, head: str) -> Classifier:
     entry = ENCODERS[encoder]
     network = entry.build()
     chosen = entry.default_head if head == "default" else head
     if chosen == "pointmcd":
-        return Student(network, PointMCDHead(network.global_channels, num_classes))
+        return Classifier(network, PointMCDHead(network.global_channels, num_classes))
     if not entry.published:
         raise ConfigError(f"{encoder} has no published head: use student.head=pointmcd")
-    return Student(network, PublishedHead(network.global_channels, num_classes, entry.published))
+    return Classifier(network, PublishedHead(network.global_channels, num_classes, entry.published))
+
+
+def initialise_encoder(student: Student, state: dict[str, Tensor]) -> None:
+    """Start a student's encoder from that of another student, whatever the heads of the two.
+
+    Args:
+        state: state dict of a :class:`Classifier` or :class:`Segmenter`.
+
+    Raises:
+        ConfigError: the two encoders do not have the same weights.
+    """
+    part = {"classification": "encoder.", "segmentation": "network.encoder."}
+    own = {k: v for k, v in student.state_dict().items() if k.startswith(part[student.task])}
+    source = "encoder." if any(k.startswith("encoder.") for k in state) else "network.encoder."
+    given = {
+        part[student.task] + k.removeprefix(source): v
+        for k, v in state.items()
+        if k.startswith(source)
+    }
+    if not own or not given:
+        raise ConfigError(
+            "no encoder to start from: only PointNet shares its encoder between classification and "
+            "part segmentation"
+        )
+    unlike = sorted(own.keys() ^ given.keys())
+    unlike += sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
+    if unlike:
+        raise ConfigError(
+            f"the encoders differ in {len(unlike)} weights, {unlike[:3]}: start from a checkpoint "
+            "of the same encoder"
+        )
+    student.load_state_dict(given, strict=False)

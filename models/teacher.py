@@ -1,108 +1,50 @@
-"""The multi-view image teacher of PointMCD (Zhang et al., TMM 2023).
+"""The multi-view image teachers of PointMCD (Zhang et al., TMM 2023).
 
-Each view goes through one shared image backbone, global average pooling and a linear head to a
-512-d view code; the channel-wise maximum over the views, through one more layer, is the code of the
-shape. One bias-free classifier serves the shape code and every view code.
+Each view goes through one shared image backbone to a 512-d view code; the channel-wise maximum over
+the views says what all of them show. The teachers differ in what they learn it from: the class of
+the shape, the parts seen in every pixel, or the image itself, which needs no labels.
 """
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
+from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from models.attention_vgg import AttentionVGG, descriptor
+from models.backbones import TORCHVISION, ImageBackbone
+from models.image_decoders import ImageDecoder, PartDecoder
 from models.outputs import TeacherOutput
-from utils.errors import ConfigError, DataError
+from utils.config import did_you_mean
+from utils.errors import ConfigError
 
 CODE_SIZE = 512
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Channels of the last feature map, and the prefix of the classification head that a backbone does
-# not need: the only keys that may be left over when ImageNet weights are loaded.
-BACKBONES: dict[str, tuple[int, str]] = {
-    "mobilenet_v2": (1280, "classifier."),
-    "vgg11_bn": (512, "classifier."),
-    "resnet18": (512, "fc."),
-    "squeezenet1_0": (512, "classifier."),
-}
+ATTENTION_VGG = "vgg11_bn_attention"
+BACKBONES = (*TORCHVISION, ATTENTION_VGG)
 
 
-class ImageBackbone(nn.Module):
-    """A torchvision network without its classification head: (R, 3, H, W) -> (R, channels).
-
-    Args:
-        name: one of ``BACKBONES``.
-        weights: ``none`` (random), ``imagenet`` (torchvision's release, downloaded once) or the
-            path of a torchvision state dict of the same network.
+def build_backbone(name: str, weights: str = "none") -> ImageBackbone | AttentionVGG:
+    """Images (R, 3, H, W) -> (R, ``.channels``).
 
     Raises:
         ConfigError: unknown name. DataError: the weights cannot be had or do not fit.
     """
-
-    def __init__(self, name: str, weights: str = "none"):
-        super().__init__()
-        if name not in BACKBONES:
-            near = difflib.get_close_matches(name, BACKBONES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"unknown backbone {name!r}, expected one of {list(BACKBONES)}{hint}")
-        self.channels, head_prefix = BACKBONES[name]
-        network = torchvision.models.get_model(name, weights=None)
-        if weights != "none":
-            _load_backbone(network, name, weights, head_prefix)
-        if name == "resnet18":
-            self.features = nn.Sequential(*list(network.children())[:-2])
-        else:
-            self.features = network.features
-        # Channels last: three times faster on a CPU with bfloat16, and what tensor cores want.
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.features(images.contiguous(memory_format=torch.channels_last))
-        return maps.float().mean(dim=(2, 3))  # (R, channels)
-
-
-def _load_backbone(network: nn.Module, name: str, weights: str, head_prefix: str) -> None:
-    """Load torchvision weights; every key must fit except those of the unused head."""
-    if weights == "imagenet":
-        try:
-            state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
-                progress=False
-            )
-        except OSError as error:
-            raise DataError(
-                f"ImageNet weights of {name} could not be downloaded ({error}); fetch them where "
-                "there is a network and pass teacher.weights=PATH"
-            ) from error
-    else:
-        state = _read_state_dict(weights)
-    own = {k: v for k, v in network.state_dict().items() if not k.startswith(head_prefix)}
-    given = {k: v for k, v in state.items() if not k.startswith(head_prefix)}
-    missing = sorted(k for k in own.keys() - given.keys() if not k.endswith("num_batches_tracked"))
-    left_over = sorted(given.keys() - own.keys())
-    misshapen = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
-    if missing or left_over or misshapen:
-        raise DataError(
-            f"weights {weights} do not fit {name}: missing {missing[:3]} ({len(missing)}), "
-            f"unexpected {left_over[:3]} ({len(left_over)}), of another shape {misshapen[:3]} "
-            f"({len(misshapen)}); pass a state dict of torchvision's {name}"
+    if name == ATTENTION_VGG:
+        return AttentionVGG(weights)
+    if name not in TORCHVISION:
+        raise ConfigError(
+            f"unknown backbone {name!r}, expected one of {list(BACKBONES)}"
+            f"{did_you_mean(name, BACKBONES)}"
         )
-    network.load_state_dict(given, strict=False)
+    return ImageBackbone(name, weights)
 
 
-def _read_state_dict(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise DataError(f"no weights at {path}; pass teacher.weights=none, imagenet or a file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DataError(f"{path} is not a PyTorch state dict: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataError(f"{path} holds no plain state dict (names to tensors)")
-    return state
+def unit_images(views: Tensor) -> Tensor:
+    """(..., 1 or 3, H, W), uint8 or float in [0, 1] -> the same, float in [0, 1]."""
+    return views.float() / 255 if views.dtype == torch.uint8 else views
 
 
 def code_layer(inputs: int) -> nn.Sequential:
@@ -112,45 +54,165 @@ def code_layer(inputs: int) -> nn.Sequential:
     )
 
 
-class MultiViewTeacher(nn.Module):
-    """Views of a shape -> view codes, shape code and logits (PointMCD, classification teacher).
+class ViewTeacher(nn.Module):
+    """What all teachers share: a backbone and what it expects of colours.
 
     Args:
-        backbone: name of a torchvision network of ``BACKBONES``.
-        num_classes: K.
-        weights: see :class:`ImageBackbone`.
+        backbone: of :func:`build_backbone`.
         normalise: ``imagenet`` subtracts torchvision's mean and divides by its deviation, which
             ImageNet weights expect; ``none`` only scales to [0, 1], as the published code does.
     """
 
-    def __init__(
-        self, backbone: str, num_classes: int, weights: str = "none", normalise: str = "imagenet"
-    ):
+    def __init__(self, backbone: ImageBackbone | AttentionVGG, normalise: str):
         super().__init__()
-        self.backbone = ImageBackbone(backbone, weights)
-        self.view_head = code_layer(self.backbone.channels)
-        self.shape_head = code_layer(CODE_SIZE)
-        self.classifier = nn.Linear(CODE_SIZE, num_classes, bias=False)
+        self.backbone = backbone
         mean, std = (
             (IMAGENET_MEAN, IMAGENET_STD) if normalise == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
         )
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, views: Tensor) -> TeacherOutput:
-        """``views``: (B, V, 1 or 3, H, W), uint8 or float in [0, 1]."""
-        batch, count = views.shape[:2]
-        images = views.flatten(0, 1)  # (B * V, 1 or 3, H, W)
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        images = (images - self.mean) / self.std  # grey broadcasts to three channels
-        view_codes = self.view_head(self.backbone(images)).view(batch, count, CODE_SIZE)
+    def images(self, views: Tensor) -> Tensor:
+        """(B, V, 1 or 3, H, W) -> (B * V, 3, H, W); grey broadcasts to three channels."""
+        return (unit_images(views.flatten(0, 1)) - self.mean) / self.std
+
+
+class MultiViewTeacher(ViewTeacher):
+    """Views of a shape -> view codes, shape code and logits: the classification teacher.
+
+    A linear head makes the view codes, one more layer on their maximum the code of the shape. One
+    bias-free classifier serves the shape code and every view code.
+    """
+
+    def __init__(self, backbone: ImageBackbone | AttentionVGG, normalise: str, num_classes: int):
+        super().__init__(backbone, normalise)
+        self.view_head = code_layer(backbone.channels)
+        self.shape_head = code_layer(CODE_SIZE)
+        self.classifier = nn.Linear(CODE_SIZE, num_classes, bias=False)
+
+    def forward(self, views: Tensor, category: Tensor | None = None) -> TeacherOutput:
+        """``views``: (B, V, 1 or 3, H, W), uint8 or float in [0, 1]. The class is what this teacher
+        finds: ``category`` is taken, so that all teachers are called alike, and not read."""
+        view_codes = self.view_head(self.backbone(self.images(views)))
+        view_codes = view_codes.view(*views.shape[:2], CODE_SIZE)
         code = self.shape_head(view_codes.amax(dim=1))  # (B, 512)
         return TeacherOutput(view_codes, code, self.classifier(view_codes), self.classifier(code))
 
 
+class AutoencoderTeacher(ViewTeacher):
+    """Views -> view codes -> the same views: the teacher that needs no labels.
+
+    The published network is trained on ShapeNetCore; on ShapeNetPart it gives the segmentation
+    teacher its first weights.
+    """
+
+    def __init__(self, backbone: AttentionVGG, normalise: str):
+        super().__init__(backbone, normalise)
+        self.decoder = ImageDecoder()
+
+    def forward(self, views: Tensor, category: Tensor | None = None) -> TeacherOutput:
+        """As the classification teacher's; ``images`` (B, V, 3, H, W) are near [0, 1]."""
+        codes = self.backbone(self.images(views))
+        images = self.decoder(codes, views.shape[-2:])
+        view_codes = codes.view(*views.shape[:2], CODE_SIZE)
+        return TeacherOutput(
+            view_codes,
+            view_codes.amax(dim=1),
+            images=images.view(*views.shape[:2], *images.shape[1:]),
+        )
+
+
+class PartTeacher(ViewTeacher):
+    """Views and the category -> view codes and the part of every pixel: the teacher of parts.
+
+    Args:
+        num_parts: K, over all categories. num_categories: how many of these there are.
+    """
+
+    def __init__(self, backbone: AttentionVGG, normalise: str, num_parts: int, num_categories: int):
+        super().__init__(backbone, normalise)
+        self.decoder = PartDecoder(num_parts, num_categories)
+
+    def forward(self, views: Tensor, category: Tensor | None = None) -> TeacherOutput:
+        """As the classification teacher's; ``category``: (B,) int64.
+
+        The codes do not depend on the category. Without it there are no logits, and none of the
+        decoder's work: this is how codes are exported.
+
+        Raises:
+            ConfigError: a category that the teacher does not have.
+        """
+        batch, count = views.shape[:2]
+        stages = self.backbone.maps(self.images(views))
+        codes = descriptor(stages[-1])  # (B * V, 512)
+        view_codes = codes.view(batch, count, CODE_SIZE)
+        output = TeacherOutput(view_codes, view_codes.amax(dim=1))
+        if category is not None:
+            known = self.decoder.num_categories
+            if not ((category >= 0) & (category < known)).all():
+                raise ConfigError(
+                    f"categories {category.tolist()}: this teacher has 0 to {known - 1}"
+                )
+            logits = self.decoder(
+                stages, codes, category.repeat_interleave(count), views.shape[-2:]
+            )
+            output.logits = output.view_logits = logits.view(batch, count, *logits.shape[1:])
+        return output
+
+
 def build_teacher(
-    backbone: str, num_classes: int, weights: str = "none", normalise: str = "imagenet"
-) -> MultiViewTeacher:
-    """The teacher of a configuration; see :class:`MultiViewTeacher`."""
-    return MultiViewTeacher(backbone, num_classes, weights, normalise)
+    backbone: str,
+    num_classes: int,
+    weights: str = "none",
+    normalise: str = "imagenet",
+    task: str = "classification",
+    num_categories: int = 0,
+) -> ViewTeacher:
+    """The teacher of a configuration.
+
+    Args:
+        backbone: one of ``BACKBONES``; the pixel tasks need ``vgg11_bn_attention``.
+        num_classes: K: classes, in segmentation the parts of all categories, 0 for the autoencoder.
+        weights: ``none``, ``imagenet`` or a torchvision state dict of the backbone.
+        normalise: see :class:`ViewTeacher`.
+        task: ``classification``, ``segmentation`` or ``autoencoder``.
+        num_categories: of segmentation.
+
+    Raises:
+        ConfigError: unknown backbone, or one that does not fit the task.
+        DataError: the weights cannot be had or do not fit.
+    """
+    if task != "classification" and backbone != ATTENTION_VGG:
+        raise ConfigError(
+            f"a teacher for {task} needs teacher.backbone={ATTENTION_VGG}, not {backbone!r}: its "
+            "decoder reads the stages of that network"
+        )
+    network = build_backbone(backbone, weights)
+    if task == "segmentation":
+        return PartTeacher(network, normalise, num_classes, num_categories)
+    if task == "autoencoder":
+        return AutoencoderTeacher(network, normalise)
+    return MultiViewTeacher(network, normalise, num_classes)
+
+
+def initialise_backbone(
+    teacher: ViewTeacher, build: dict[str, Any], content: dict[str, Any], path: str
+) -> None:
+    """Give ``teacher`` the backbone of another teacher, of this or another task.
+
+    Args:
+        build: arguments of :func:`build_teacher` that made ``teacher``.
+        content: the other one's checkpoint as read. path: its file, for messages.
+
+    Raises:
+        ConfigError: it has another backbone, or is used to other colours.
+    """
+    for name in ("backbone", "normalise"):
+        found = content["build"].get(name)
+        if found != build[name]:
+            raise ConfigError(
+                f"teacher.init={path} has teacher.{name}={found}, here it is {build[name]}"
+            )
+    prefix = "backbone."
+    state = {k.removeprefix(prefix): v for k, v in content["model"].items() if k.startswith(prefix)}
+    teacher.backbone.load_state_dict(state)

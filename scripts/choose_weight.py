@@ -3,7 +3,8 @@
     python -m scripts.choose_weight --data PSB26 --model pointnet --epochs 30
 
 Reads the validation rows of the table of results and prints the weight with the best overall
-accuracy (mean over seeds; the smaller weight if two are equal).
+accuracy, or instance mIoU in part segmentation (mean over seeds; the smaller weight if two are
+equal).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--epochs", type=int, required=True, help="of the runs to compare")
+    parser.add_argument("--epochs", type=int, help="of the runs to compare; default: any")
     return parser.parse_args(arguments)
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{choose(results.read(options.results), options.data, options.model, options.epochs):g}")
 
 
-def choose(rows: list[results.Result], data: str, model: str, epochs: int) -> float:
+def choose(rows: list[results.Result], data: str, model: str, epochs: int | None) -> float:
     """The task weight whose baselines do best on the validation split.
 
     Raises:
@@ -40,11 +41,13 @@ def choose(rows: list[results.Result], data: str, model: str, epochs: int) -> fl
     scores: dict[float, list[float]] = defaultdict(list)
     for row in latest(rows):
         setting = (row.data, row.model, row.epochs, row.split, row.method)
-        if setting == (data, model, epochs, "val", "baseline"):
-            scores[task_weight(row.recipe)].append(row.overall)
+        if setting == (data, model, epochs or row.epochs, "val", "baseline"):
+            segmentation = row.task == "segmentation"
+            value = row.instance_miou if segmentation else row.overall
+            scores[task_weight(row.recipe)].append(value)
     if not scores:
         raise DataError(
-            f"no baseline of {model} with {epochs} epochs was tested on the validation split of "
+            f"no baseline of {model} with {epochs or 'any'} epochs was tested on the validation split of "
             f"{data}: train with loss.distill=0 protocol.val_fraction=0.2 and test with --split val"
         )
     return min(scores, key=lambda weight: (-mean(scores[weight]), weight))

@@ -49,8 +49,11 @@ def answer(content: dict, name: str, split: PreparedSplit) -> np.ndarray:
     student = build_model(content, name)
     part = Part(split, np.arange(len(split.ids)))
     shapes = PointSet(part, content["config"]["data"]["points"], torch.device("cpu"))
-    logits = predict(student, shapes.evaluation(64), "points", ("logits",))["logits"]
-    return torch.from_numpy(logits).softmax(dim=1).numpy()
+    return predict(
+        student,
+        shapes.evaluation(64),
+        lambda batch: {"scores": student(batch["points"]).logits.softmax(dim=1)},
+    )["scores"]
 
 
 def draw(split: PreparedSplit, answers: dict[str, np.ndarray], seed: int) -> Figure:

@@ -8,7 +8,7 @@ from data import batches
 from data.augment import augment_points, augment_views
 from data.batches import carve_validation, evaluation_batches, training_batches
 from data.counter_random import sample_keys, uniform
-from data.datasets import _derangement, unpack_bits
+from data.datasets import unpack_bits
 from data.storage import pack_visibility
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation
@@ -152,10 +152,3 @@ def test_packed_bits_come_back():
     visible = np.random.default_rng(0).random((4, 9, 13)) < 0.5
     packed = torch.from_numpy(pack_visibility(visible))
     assert torch.equal(unpack_bits(packed, 13), torch.from_numpy(visible))
-
-
-@pytest.mark.parametrize("count", [2, 3, 50])
-def test_shuffled_codes_belong_to_another_shape(count):
-    permutation = _derangement(count, seed=1)
-    assert sorted(permutation) == list(range(count))
-    assert (permutation != np.arange(count)).all()

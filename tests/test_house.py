@@ -84,21 +84,20 @@ def test_a_fresh_clone_has_the_rows_and_not_the_teacher(tmp_path):
     columns = rows[0].split(",")
     row = dict.fromkeys(columns, "0") | {"run": "No_such_teacher", "data": "PSB26", "split": "test"}
     (tmp_path / "results.csv").write_text(f"{rows[0]}\n{','.join(row.values())}\n")
-    script = (ROOT / "scripts" / "table_psb26.sh").read_text()
-    changed = tmp_path / "table.sh"
-    changed.write_text(
-        script.replace("TEACHER=PSB26_squeezenet1_0_s0", "TEACHER=No_such_teacher").replace(
-            'cd "$(dirname "$0")/.."', f"cd {ROOT}"
-        )
-    )
-    done = subprocess.run(
-        ["bash", str(changed)],
-        env=os.environ | {"RESULTS": str(tmp_path / "results.csv"), "DRY": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = parse_script("table_psb26.sh", tmp_path, TEACHER="No_such_teacher", DRY="1")
+    assert done.returncode == 0, done.stderr
     assert "train_teacher.py" in done.stdout.splitlines()[0]
+
+
+def test_every_line_of_the_ablation_is_parsed(tmp_path):
+    done = parse_script("table_ablation.sh", tmp_path, SEEDS="1")
+    assert done.returncode == 0, done.stderr + done.stdout
+    logs = list((tmp_path / "logs").glob("PSB26_ablation_*_s1.log"))
+    assert len(logs) == 15
+    assert all(path.read_text().count("parsed") == 2 for path in logs)
+    done = parse_script("table_ablation.sh", tmp_path, VARIANTS="views5")
+    assert done.returncode != 0
+    assert "unknown variant views5" in done.stderr
 
 
 def test_a_failing_line_stops_the_table(tmp_path):

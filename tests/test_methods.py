@@ -5,32 +5,49 @@ import torch
 from torch import nn
 
 from models.methods import METHODS, Plain, PointMCD, build_method
-from models.outputs import StudentOutput
+from models.outputs import EncoderOutput, StudentOutput
 from models.projection import alignment_loss
+from models.students import Classifier, Student
 from utils.errors import ConfigError
 
 WEIGHTS = {"task": 0.1, "distill": 1.0, "transform": 0.001}
 
 
 class EveryOther(nn.Module):
-    """A student whose embeddings belong to every other point, in reverse order."""
+    """An encoder whose embeddings belong to every other point, in reverse order."""
 
-    class Encoder(nn.Module):
-        feature_channels = 6
+    feature_channels = global_channels = 6
 
     def __init__(self):
         super().__init__()
-        self.encoder = self.Encoder()
         self.linear = nn.Linear(3, 6)
-        self.head = nn.Linear(6, 4)
 
     def forward(self, points):
         index = torch.arange(points.shape[1] - 1, -1, -2).expand(len(points), -1)
         rows = points.gather(1, index.unsqueeze(2).expand(-1, -1, 3))
         features = self.linear(rows)
-        pooled = features.amax(dim=1)
         extra = {"transform": features.square().mean()}
-        return StudentOutput(self.head(pooled), pooled, features, index, extra)
+        return EncoderOutput(features, index, features.amax(dim=1), extra)
+
+
+def every_other() -> Classifier:
+    return Classifier(EveryOther(), nn.Linear(6, 4))
+
+
+class PerPoint(Student):
+    """A part-segmentation student of 5 parts that is told its category."""
+
+    task = "segmentation"
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.linear, self.last = nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def infer(self, points, category):
+        told = category.float().view(-1, 1, 1).expand(*points.shape[:2], 1)
+        features = self.linear(torch.cat([points, told], dim=2))
+        every = torch.arange(points.shape[1]).expand(len(points), -1)
+        return StudentOutput(self.last(features), features.amax(dim=1), features, every)
 
 
 @pytest.fixture
@@ -41,24 +58,33 @@ def batch():
         "label": torch.tensor([0, 1, 3]),
         "visibility": torch.rand(3, 8, 5) < 0.4,
         "view_codes": torch.rand(3, 5, 512),
+        "codes": torch.rand(3, 512),
+        "parts": torch.tensor([[0, 1, 2, 3, 4, -1, -1, 0]]).expand(3, 8),
     }
 
 
+PAPER = {"smoothing": 0.2, "pooling": "visible", "distance": "l1"}
+
+
+def build(name, student, weights, **options):
+    return build_method(name, student, weights, **{**PAPER, **options})
+
+
 def test_fields_follow_the_weights():
-    student = EveryOther()
+    student = every_other()
     everything = ("points", "label", "view_codes", "visibility")
-    assert build_method("pointmcd", student, WEIGHTS).fields == everything
-    assert build_method("pointmcd", student, {**WEIGHTS, "distill": 0}).fields == (
+    assert build("pointmcd", student, WEIGHTS).fields == everything
+    assert build("pointmcd", student, {**WEIGHTS, "distill": 0}).fields == (
         "points",
         "label",
     )
-    without_labels = build_method("pointmcd", student, {"distill": 1.0})
+    without_labels = build("pointmcd", student, {"distill": 1.0})
     assert without_labels.fields == ("points", "view_codes", "visibility")
-    assert build_method("plain", student, {"task": 1.0}).fields == ("points", "label")
+    assert build("plain", student, {"task": 1.0}).fields == ("points", "label")
 
 
 def test_distillation_reads_the_visibility_of_the_points_that_carry_embeddings(batch):
-    method = PointMCD(EveryOther(), WEIGHTS, smoothing=0.2)
+    method = PointMCD(every_other(), WEIGHTS, smoothing=0.2)
     out = method(batch)
     assert set(out.losses) == {"task", "distill", "transform"}
     student = method.network(batch["points"])
@@ -70,7 +96,7 @@ def test_distillation_reads_the_visibility_of_the_points_that_carry_embeddings(b
             if rows:
                 pooled[b, v] = student.point_features[b, rows].amax(dim=0)
                 seen[b, v] = True
-    expected = alignment_loss(method.projection(pooled), batch["view_codes"], seen)
+    expected = alignment_loss(method.network.projection(pooled), batch["view_codes"], seen)
     torch.testing.assert_close(out.losses["distill"], expected)
     total = method.total(out.losses)
     torch.testing.assert_close(total, sum(WEIGHTS[name] * out.losses[name] for name in WEIGHTS))
@@ -79,8 +105,8 @@ def test_distillation_reads_the_visibility_of_the_points_that_carry_embeddings(b
 
 
 def test_weight_zero_is_not_computed_and_has_no_head(batch):
-    method = PointMCD(EveryOther(), {**WEIGHTS, "distill": 0.0}, smoothing=0.2)
-    assert not hasattr(method, "projection")
+    method = PointMCD(every_other(), {**WEIGHTS, "distill": 0.0}, smoothing=0.2)
+    assert method.network.projection is None
     del batch["visibility"], batch["view_codes"]
     plain = Plain(method.network, {"task": 0.1, "transform": 0.001}, smoothing=0.2)
     losses, expected = method(batch).losses, plain(batch).losses
@@ -90,12 +116,55 @@ def test_weight_zero_is_not_computed_and_has_no_head(batch):
 
 def test_wrong_names_are_refused():
     with pytest.raises(ConfigError, match="did you mean 'pointmcd'"):
-        build_method("pointmdc", EveryOther(), WEIGHTS)
+        build("pointmdc", every_other(), WEIGHTS)
     with pytest.raises(ConfigError, match="loss.distill: Plain has the loss terms"):
-        build_method("plain", EveryOther(), WEIGHTS)
+        build("plain", every_other(), WEIGHTS)
     with pytest.raises(ConfigError, match="all loss weights are 0"):
-        build_method("plain", EveryOther(), {"task": 0.0})
-    without = build_method("plain", EveryOther(), {"transform": 1.0})
+        build("plain", every_other(), {"task": 0.0})
+    without = build("plain", every_other(), {"transform": 1.0})
     with pytest.raises(ConfigError, match="none of the loss terms"):
         without.total({})
-    assert set(METHODS) == {"plain", "pointmcd", "view_classification"}
+    assert {"plain", "pointmcd", "view_classification"} <= set(METHODS)
+
+
+def test_without_a_task_no_label_is_read(batch):
+    method = build("pointmcd", every_other(), {"distill": 1.0})
+    del batch["label"], batch["codes"], batch["parts"]
+    out = method(batch)
+    assert set(out.losses) == {"distill"}
+    assert out.logits is None and out.target is None
+
+
+def test_global_pooling_learns_the_code_of_the_shape(batch):
+    method = build("pointmcd", every_other(), WEIGHTS, pooling="global")
+    assert method.fields == ("points", "codes", "label")
+    found = method(batch).losses["distill"]
+    student = method.network(batch["points"])
+    codes = method.network.projection(student.point_features.amax(dim=1, keepdim=True))
+    torch.testing.assert_close(found, (codes[:, 0] - batch["codes"]).abs().mean())
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2", "cosine"])
+def test_the_distance_reaches_the_loss(batch, distance):
+    method = build("pointmcd", every_other(), {"distill": 1.0}, distance=distance).eval()
+    out = method.network(batch["points"], visibility=batch["visibility"])
+    expected = alignment_loss(out.view_codes, batch["view_codes"], out.seen, distance)
+    assert torch.equal(method(batch).losses["distill"], expected)
+
+
+def test_segmentation_is_told_the_category_and_ignores_unlabelled_points(batch):
+    method = build("pointmcd", PerPoint(), {"task": 1.0, "distill": 1.0})
+    assert method.fields == ("points", "parts", "view_codes", "visibility")
+    out = method(batch)
+    assert out.logits.shape == (3, 8, 5) and torch.equal(out.target, batch["parts"])
+    rows, truth = out.logits[:, [0, 1, 2, 3, 4, 7]], batch["parts"][:, [0, 1, 2, 3, 4, 7]]
+    share = torch.log_softmax(rows, dim=2)
+    wanted = torch.full_like(share, 0.2 / 4).scatter(2, truth.unsqueeze(2), 0.8)
+    torch.testing.assert_close(out.losses["task"], -(wanted * share).sum(dim=2).mean())
+    batch["parts"] = torch.full((3, 8), -1)
+    assert method(batch).losses["task"] == 0
+
+
+def test_a_student_without_projection_has_no_view_codes(batch):
+    with pytest.raises(ConfigError, match="was not distilled"):
+        every_other()(batch["points"], visibility=batch["visibility"])

@@ -22,7 +22,8 @@ from data.bank import Bank
 from data.batches import training_batches
 from data.datasets import Part, PointSet
 from data.storage import open_split
-from models.methods import build_method
+from data.teaching import load_teaching
+from models.methods import PointMCD
 from models.students import build_student
 from scripts import make_tables, overview
 from utils import results
@@ -31,7 +32,7 @@ from utils.config import load_config
 from utils.device import seed_everything
 from utils.engine import build_optimizer, learning_rate, predict
 from utils.errors import ConfigError, DataError, RunError
-from utils.settings import OptimSettings, StudentConfig
+from utils.settings import DistillSettings, OptimSettings, StudentConfig
 
 CONFIGS = sorted(Path("scripts/configs").rglob("*.yaml"))
 
@@ -156,7 +157,9 @@ def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, di
         64,
         torch.device("cpu"),
         ("visibility", "view_codes"),
-        Bank(workshop.bank),
+        load_teaching(
+            split, 64, ("visibility", "view_codes"), DistillSettings(bank=str(workshop.bank)), 0
+        ),
     )
     with h5py.File(workshop.bank) as file:
         row = [item.decode() for item in file["ids"]].index(split.ids[17])
@@ -167,11 +170,13 @@ def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, di
     assert batch["points"].shape == (1, 64, 3)
 
 
-def test_the_bare_student_is_what_is_kept(workshop, distilled):
+def test_the_student_that_is_kept_is_ready_to_use(workshop, distilled):
     student = load_model(distilled)
     assert not student.training
     assert len(student.classes) == 16
-    assert not any("projection" in name for name in student.state_dict())
+    assert student.projection is not None  # it can still say what a view would be coded as
+    seen = torch.ones(2, 100, 3, dtype=torch.bool)
+    assert student(torch.rand(2, 100, 3), visibility=seen).view_codes.shape == (2, 3, 512)
     assert not any(parameter.requires_grad for parameter in student.parameters())
     assert student(torch.rand(2, 100, 3)).logits.shape == (2, 16)
     teacher = load_model(workshop.teacher)
@@ -275,9 +280,13 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
     split = open_split("Tiny", "train", workshop.root)
     seed_everything(config.train.seed)
     student = build_student("pointnet", 16)
-    method = build_method("pointmcd", student, config.loss, smoothing=config.student.smoothing)
+    method = PointMCD(student, config.loss, config.student.smoothing)
     shapes = PointSet(
-        Part(split, np.arange(48)), 128, torch.device("cpu"), method.fields, Bank(workshop.bank)
+        Part(split, np.arange(48)),
+        128,
+        torch.device("cpu"),
+        method.fields,
+        load_teaching(split, 128, method.fields, config.distill, config.train.seed),
     )
     optimizer = build_optimizer(config.optim, method.parameters())
     for epoch in range(epochs):

@@ -17,7 +17,7 @@ from data import show
 from data.prepare import parse, prepare
 from data.sampling import farthest_point_order
 from data.show import draw_shape, find_shape
-from data.sources import find_meshes
+from data.sources import find_files
 from data.storage import PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError
 
@@ -190,9 +190,9 @@ def test_a_plain_folder_is_split_by_class_and_seed(tmp_path):
     source = make_meshes(tmp_path / "meshes", per_split=5, plain=True)
 
     def drawn(seed):
-        found = find_meshes(source, 0.3, seed)
+        found = find_files(source, 0.3, seed)
         assert not found.is_split
-        return [mesh.id for mesh in found.meshes if mesh.split == "test"]
+        return [mesh.id for mesh in found.shapes if mesh.split == "test"]
 
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)
@@ -205,7 +205,7 @@ def test_a_plain_folder_is_split_by_class_and_seed(tmp_path):
 def test_every_class_keeps_a_mesh_on_either_side(tmp_path):
     source = make_meshes(tmp_path / "meshes", per_split=1, plain=True)
     for fraction in (0.01, 0.99):
-        splits = [mesh.split for mesh in find_meshes(source, fraction, 0).meshes]
+        splits = [mesh.split for mesh in find_files(source, fraction, 0).shapes]
         assert sorted(splits) == ["test", "test", "train", "train"]
 
 
@@ -241,9 +241,9 @@ def break_layout(source, kind):
         ("empty class", "class folder .*cup holds no mesh"),
         ("mixed", "mixes two layouts"),
         ("stranger", "'validation'"),
-        ("no test", "no mesh for test"),
-        ("unusable class", "class box: none of its 6 meshes can be used.*no faces"),
-        ("unusable test", "no usable mesh for test"),
+        ("no test", "no meshes for test"),
+        ("unusable class", "class box: none of its 6 shapes can be used.*no faces"),
+        ("unusable test", "no usable shape for test"),
     ],
 )
 def test_sources_that_give_no_set_are_refused(source, tmp_path, kind, message):

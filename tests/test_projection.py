@@ -134,6 +134,16 @@ def test_views_that_see_nothing_are_left_out_of_the_loss():
     assert (student.grad == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("distance", "expected"), [("l1", 1.5), ("l2", 2.5), ("cosine", 1 - 3 / 10**0.5)]
+)
+def test_the_distances_by_hand(distance, expected):
+    student = torch.tensor([[[3.0, 1.0], [9.0, 9.0]]])
+    taught = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    seen = torch.tensor([[True, False]])
+    assert alignment_loss(student, taught, seen, distance).item() == pytest.approx(expected)
+
+
 def test_the_benchmark_compares_both_forms(tmp_path, capsys):
     words = ["--batch", "2", "--points", "32", "--channels", "16", "--views", "3", "--rounds", "1"]
     bench.main([*words, "--device", "cpu", "--json", str(tmp_path / "figures.json")])

@@ -80,7 +80,7 @@ def test_into_an_open_box_one_sees_from_above_only():
 
 def test_the_silhouette_of_a_sphere_is_the_projected_circle():
     cameras = make_cameras(find_rig("ring12"), 100)
-    images = render_views(RayScene(*sphere()), cameras)
+    images, _ = render_views(RayScene(*sphere()), cameras)
     assert images.shape == (12, 100, 100)
     assert images.dtype == np.uint8
     v, u = np.mgrid[:100, :100] + 0.5 - 50
@@ -98,15 +98,15 @@ def test_grey_does_not_depend_on_winding():
     flipped[::2] = flipped[::2, ::-1]
     for shading in ("grey", "normal"):
         np.testing.assert_array_equal(
-            render_views(RayScene(vertices, faces), cameras, shading),
-            render_views(RayScene(vertices, flipped), cameras, shading),
+            render_views(RayScene(vertices, faces), cameras, shading)[0],
+            render_views(RayScene(vertices, flipped), cameras, shading)[0],
         )
 
 
 def test_grey_tells_faces_apart_and_object_from_background():
     box = trimesh.creation.box((0.8, 0.8, 0.8))
     cameras = make_cameras(Rig(((30.0, 30.0),)), 96)
-    image = render_views(RayScene(np.array(box.vertices), np.array(box.faces)), cameras)[0]
+    image = render_views(RayScene(np.array(box.vertices), np.array(box.faces)), cameras)[0][0]
     greys = image[image != BACKGROUND].astype(int)
     face_greys = [greys[(greys > low) & (greys <= low + 16)] for low in range(0, 240, 16)]
     assert sum(len(part) > 200 for part in face_greys) >= 3
@@ -118,7 +118,7 @@ def test_grey_tells_faces_apart_and_object_from_background():
 )
 def test_grey_is_ambient_headlight_and_sky(elevation, facing, towards_sky):
     cameras = make_cameras(Rig(((0.0, float(elevation)),)), 51)
-    image = render_views(RayScene(*plate(0.0)), cameras)[0]
+    image = render_views(RayScene(*plate(0.0)), cameras)[0][0]
     expected = 255 * (0.05 + 0.40 * facing + 0.45 * (1 + towards_sky) / 2)
     assert abs(int(image[25, 25]) - expected) < 1
 
@@ -126,16 +126,16 @@ def test_grey_is_ambient_headlight_and_sky(elevation, facing, towards_sky):
 def test_depth_is_the_distance_along_the_axis():
     scene = RayScene(*plate(0.4, half=0.4))
     cameras = make_cameras(Rig(((0.0, 90.0),)), 50)  # straight above, the plate at depth 2.6
-    image = render_views(scene, cameras, "depth")[0]
+    image = render_views(scene, cameras, "depth")[0][0]
     assert set(np.unique(image).tolist()) == {round(254 * 0.6 / 2), BACKGROUND}
     assert image[25, 25] != BACKGROUND
 
 
 def test_normals_are_those_of_the_camera_frame():
     scene = RayScene(*plate(0.0))
-    straight = render_views(scene, make_cameras(Rig(((0.0, 90.0),)), 50), "normal")[0]
+    straight = render_views(scene, make_cameras(Rig(((0.0, 90.0),)), 50), "normal")[0][0]
     assert straight[25, 25].tolist() == [128, 128, 1]  # towards the viewer: z = -1
-    slanted = render_views(scene, make_cameras(Rig(((0.0, 30.0),)), 50), "normal")[0]
+    slanted = render_views(scene, make_cameras(Rig(((0.0, 30.0),)), 50), "normal")[0][0]
     expected = np.rint(128 + 127 * np.array([0, -np.cos(np.pi / 6), -0.5]))
     assert slanted[25, 25].tolist() == expected.tolist()
 
@@ -144,7 +144,7 @@ def test_a_small_thing_is_drawn_where_it_projects():
     vertices, faces = sphere(1)
     place = np.array([0.5, -0.3, 0.4])
     cameras = make_cameras(find_rig("ring12"), 120)
-    images = render_views(RayScene(vertices * 0.05 + place, faces), cameras)
+    images, _ = render_views(RayScene(vertices * 0.05 + place, faces), cameras)
     pixels, _ = project(place[None], cameras.intrinsics, cameras.extrinsics)
     for image, (pixel,) in zip(images, pixels, strict=True):
         rows, columns = np.nonzero(image != BACKGROUND)
@@ -155,7 +155,7 @@ def test_a_small_thing_is_drawn_where_it_projects():
 def test_rendering_repeats_exactly():
     cameras = make_cameras(find_rig("ring12"), 64)
     for shading in SHADINGS:
-        first, second = (render_views(RayScene(*sphere(3)), cameras, shading) for _ in range(2))
+        first, second = (render_views(RayScene(*sphere(3)), cameras, shading)[0] for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
 

@@ -21,6 +21,7 @@ from data.storage import (
 from utils.errors import DataError
 
 POINTS, SIZE = 40, 16
+PART_NAMES = {"chair": ["leg", "seat", "back", "arm", "wheel"], "table": ["top", "leg", "x", "y"]}
 
 
 def make_records(count=5, views=12, channels=(), parts=True):
@@ -51,7 +52,7 @@ def make_header(records, recipe_name="ring12", parts=True):
         split="train",
         source="meshes",
         class_names=["chair", "table"],
-        part_names={"chair": ["leg", "seat"], "table": ["top"]} if parts else {},
+        part_names=PART_NAMES if parts else {},
         recipe=recipe,
         recipe_hash=hash_recipe(recipe),
         settings={"points": POINTS},
@@ -91,7 +92,7 @@ def test_what_is_written_is_read(tiny):
     assert split.labels.tolist() == [0, 1, 0, 1, 0]
     assert split.labels.dtype == np.int64
     assert split.class_names == ["chair", "table"]
-    assert split.part_names == {"chair": ["leg", "seat"], "table": ["top"]}
+    assert split.part_names == PART_NAMES
     assert (split.num_views, split.num_points, split.image_size) == (12, POINTS, SIZE)
     assert split.recipe["name"] == "ring12"
     assert split.recipe_hash == hash_recipe(split.recipe)

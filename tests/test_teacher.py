@@ -4,19 +4,20 @@ import pytest
 import torch
 import torchvision
 
+from models.backbones import TORCHVISION, ImageBackbone
 from models.losses import smoothed_cross_entropy
 from models.methods import ViewClassification
-from models.teacher import BACKBONES, CODE_SIZE, ImageBackbone, build_teacher
+from models.teacher import CODE_SIZE, build_teacher
 from utils.errors import DataError
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_backbones_give_the_pooled_last_map(name):
     torch.manual_seed(0)
     backbone = ImageBackbone(name).eval()
     images = torch.rand(2, 3, 64, 64)
     features = backbone(images)
-    assert features.shape == (2, BACKBONES[name][0])
+    assert features.shape == (2, TORCHVISION[name][0])
     torch.testing.assert_close(features, backbone.features(images).mean(dim=(2, 3)))
 
 

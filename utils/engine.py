@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +29,9 @@ Batch = dict[str, Tensor]
 class Work:
     """What an entry script hands to :func:`fit`.
 
-    ``method``: module with ``forward(batch) -> output`` (``.logits``, ``.losses``) and
-    ``total(losses)``. ``batches(epoch)``: the batches of this process, on the device, each a dict
-    with ``label``. ``steps``: their number. ``evaluate()``: outputs on the watched shapes, as
+    ``method``: module with ``forward(batch) -> output`` (``.losses`` and, for the training accuracy,
+    ``.logits`` and ``.target`` or None) and ``total(losses)``. ``batches(epoch)``: the batches of
+    this process, on the device, each a dict with ``index``. ``steps``: their number. ``evaluate()``: outputs on the watched shapes, as
     :func:`predict` gives them. ``measure(outputs)``: metrics by name, for the log.
     ``pictures(writer, epoch, outputs)``: images and embeddings for TensorBoard.
     """
@@ -49,26 +49,30 @@ class EpochSums:
     """Sums over an epoch, kept on the device so that no step waits for the host."""
 
     losses: dict[str, Tensor] = field(default_factory=dict)
-    correct: Tensor | float = 0.0
-    count: int = 0
+    correct: Tensor | None = None
+    judged: Tensor | None = None  # targets that are not ignored
+    shapes: int = 0
     steps: int = 0
 
-    def add(self, losses: Batch, logits: Tensor, labels: Tensor) -> None:
-        for name, value in losses.items():
+    def add(self, output: Any, shapes: int) -> None:
+        for name, value in output.losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value.detach()
-        self.correct = self.correct + (logits.argmax(dim=1) == labels).sum()
-        self.count += len(labels)
+        if output.target is not None:
+            hits = output.logits.argmax(dim=-1) == output.target
+            correct, judged = hits.sum(), (output.target >= 0).sum()
+            self.correct = correct if self.correct is None else self.correct + correct
+            self.judged = judged if self.judged is None else self.judged + judged
+        self.shapes += shapes
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """Mean of every term and the training accuracy, over all processes."""
-        names = sorted(self.losses)
-        values = [self.losses[name].float() / self.steps for name in names]
-        values.append(100.0 * self.correct.float() / self.count)
-        averaged = average(torch.stack(values)).tolist()
-        return dict(
-            zip([*(f"loss/{name}" for name in names), "train/accuracy"], averaged, strict=True)
-        )
+        """Mean of every term and the training accuracy, if there is one, over all processes."""
+        values = {f"loss/{name}": self.losses[name].float() / self.steps for name in self.losses}
+        if self.correct is not None:
+            values["train/accuracy"] = 100.0 * self.correct.float() / self.judged.clamp(min=1)
+        names = sorted(values)
+        averaged = average(torch.stack([values[name] for name in names])).tolist()
+        return dict(zip(names, averaged, strict=True))
 
 
 def learning_rate(settings: OptimSettings, epoch: int, epochs: int) -> float:
@@ -196,13 +200,13 @@ def _train_epoch(
         if optim.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
-        sums.add(output.losses, output.logits, batch["label"])
+        sums.add(output, len(batch["index"]))
         if sums.steps % 20 == 0 or sums.steps == work.steps:
             _stop_if_not_finite(sums, epoch)
             if not bar.disable:
                 bar.set_postfix({k: f"{float(v) / sums.steps:.3f}" for k, v in sums.losses.items()})
     _stop_if_weights_broke(work.method, epoch)
-    return {**sums.means(), "shapes": sums.count}
+    return {**sums.means(), "shapes": sums.shapes}
 
 
 def _stop_if_not_finite(sums: EpochSums, epoch: int) -> None:
@@ -248,29 +252,31 @@ def _report(
 
 @torch.no_grad()
 def predict(
-    network: nn.Module, batches: Iterable[Batch], field: str, names: Sequence[str]
+    network: nn.Module, batches: Iterable[Batch], compute: Callable[[Batch], dict[str, Tensor]]
 ) -> dict[str, np.ndarray]:
-    """Outputs of a network on every shape, one forward pass in evaluation mode.
+    """What ``compute`` makes of every shape, with the network in evaluation mode.
 
     Args:
-        batches: this process's share, each with ``index``, ``label`` and the input ``field``.
-        names: which attributes of the output to keep.
+        batches: this process's share, each with ``index`` and ``label``.
+        compute: the forward pass and what to keep of it, by name, first axis B.
 
     Returns:
-        ``index``, ``label`` and the named outputs as arrays over all shapes of all processes, in
-        the order of the indices; floating outputs in float32. The network is left in training mode
-        if it was in it.
+        ``index``, ``label`` and what was kept as arrays over all shapes of all processes, in the
+        order of the indices; floating values in float32. The network is left in training mode if it
+        was in it.
     """
     was_training = network.training
     network.eval()
     rows: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        output = network(batch[field])
-        kept = {name: getattr(output, name).float() for name in names}
-        kept |= {"index": batch["index"], "label": batch["label"]}
-        rows.append({name: value.cpu().numpy() for name, value in kept.items()})
+        kept = {**compute(batch), "index": batch["index"], "label": batch["label"]}
+        rows.append({name: _to_host(value) for name, value in kept.items()})
     network.train(was_training)
     rows = [row for share in gather_objects(rows) for row in share]
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     order = np.argsort(joined["index"])
     return {name: value[order] for name, value in joined.items()}
+
+
+def _to_host(value: Tensor) -> np.ndarray:
+    return (value.float() if value.is_floating_point() else value).cpu().numpy()

@@ -1,11 +1,14 @@
-"""Pictures for TensorBoard and for results: view grid, visibility, confusion matrix, embedding."""
+"""Pictures for TensorBoard and for results: view grid, visibility, confusion matrix, embedding,
+parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -14,6 +17,8 @@ from utils.metrics import confusion_matrix
 
 _GRID_SHAPES = 4
 _EMBEDDING_SHAPES = 2000
+_UNLABELLED_GREY = 0.82
+_PART_COLOURS = np.array(colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1, 20, 2)]]
 
 
 def view_grid(writer, epoch: int, views: Tensor) -> None:
@@ -40,6 +45,10 @@ def cloud(writer, epoch: int, points: Tensor, visibility: Tensor | None) -> None
 def scatter_cloud(axes, points: np.ndarray, seen: np.ndarray | None) -> None:
     """Draw (N, 3) points on 3D axes: seen points in colour, hidden ones grey."""
     colours = "tab:blue" if seen is None else np.where(seen, "tab:orange", "lightgrey")
+    _scatter(axes, points, colours)
+
+
+def _scatter(axes, points: np.ndarray, colours) -> None:
     axes.scatter(*points.T, c=colours, s=3)
     axes.set_box_aspect((1, 1, 1), zoom=1.3)
     limit = float(np.abs(points).max())
@@ -86,6 +95,69 @@ def embedding(
     """Codes (S, D) for TensorBoard's projector, labelled by class; the first 2,000 shapes."""
     names = [classes[label] for label in labels[:_EMBEDDING_SHAPES]]
     writer.add_embedding(codes[:_EMBEDDING_SHAPES], metadata=names, global_step=epoch, tag="codes")
+
+
+def colour_parts(parts: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) in 0..1 of part numbers (...) counted within a category.
+
+    -1 (no label) is grey, -2 (background of a label image) white; colours repeat after 20 parts.
+    """
+    colours = _PART_COLOURS[np.maximum(parts, 0) % len(_PART_COLOURS)]
+    colours = np.where((parts == -1)[..., None], _UNLABELLED_GREY, colours)
+    return np.where((parts == -2)[..., None], 1.0, colours)
+
+
+def parts_figure(
+    points: np.ndarray,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    classes: list[str],
+    ranges: Sequence[tuple[int, int]],
+) -> Figure:
+    """Some clouds (S, N, 3) coloured by their true parts, above the same by the predicted ones.
+
+    Args:
+        true, predicted: (S, N) global part numbers, below 0 without a label.
+        labels: (S,) categories; ranges: (begin, end) of the parts of each.
+    """
+    figure = Figure(figsize=(2.4 * len(points), 5), layout="constrained")
+    for shape, label in enumerate(labels):
+        begin = ranges[label][0]
+        right = (true[shape] == predicted[shape])[true[shape] >= 0]
+        share = f"{100 * right.mean():.0f} %" if len(right) else "no labels"
+        rows = ((true, classes[label]), (predicted, f"predicted, {share}"))
+        for row, (parts, title) in enumerate(rows):
+            place = row * len(points) + shape + 1
+            axes = figure.add_subplot(2, len(points), place, projection="3d")
+            local = np.where(parts[shape] < 0, -1, parts[shape] - begin)
+            _scatter(axes, points[shape], colour_parts(local))
+            axes.set_title(title, fontsize=9)
+    return figure
+
+
+def cloud_parts_figure(points: np.ndarray, parts: np.ndarray, names: list[str]) -> Figure:
+    """One cloud (N, 3) coloured by ``parts`` (N,), places in ``names``, which become the legend."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot(projection="3d")
+    _scatter(axes, points, colour_parts(parts))
+    for place, name in enumerate(names):
+        axes.scatter([], [], [], color=colour_parts(np.array(place)), label=name)
+    axes.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def image_figure(rows: Sequence[np.ndarray], kinds: Sequence[str], names: list[str]) -> Figure:
+    """Images in a grid: each of ``rows`` holds one kind for all shapes, (S, H, W, 3) in 0..1."""
+    count = len(names)
+    figure = Figure(figsize=(1.9 * count, 2.1 * len(rows)), layout="constrained")
+    for row, (images, kind) in enumerate(zip(rows, kinds, strict=True)):
+        for column, (image, name) in enumerate(zip(images, names, strict=True)):
+            axes = figure.add_subplot(len(rows), count, row * count + column + 1)
+            axes.imshow(image)
+            axes.set_axis_off()
+            axes.set_title(name if row == 0 else kind, fontsize=8)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

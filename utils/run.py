@@ -97,6 +97,7 @@ def training_record(
         "commit": history["commit"],
         "device": describe(device),
         "processes": world_size(),
+        "part_names": split.part_names,
         "data_hash": split.data_hash,
         "recipe_hash": split.recipe_hash,
         "val_fraction": config.protocol.val_fraction,

@@ -34,6 +34,8 @@ class ViewDataSettings(DataSettings):
     workers: Annotated[int, Field(ge=0)] = (
         0  # processes that decode; 0: decoded once, kept in memory
     )
+    views: Positive | None = None  # random views of each shape a training step; null: all
+    balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
 
 
 class PointAugmentation(Group):
@@ -92,21 +94,31 @@ class RunSettings(Group):
 
 
 class TeacherModelSettings(Group):
+    task: Literal["classification", "segmentation", "autoencoder"] = "classification"
     backbone: str = "mobilenet_v2"
+    init: str | None = None  # checkpoint of another teacher, whose backbone this one starts from
     weights: str = "imagenet"  # none, imagenet or the path of a torchvision state dict
     normalise: Literal["imagenet", "none"] = "imagenet"
     smoothing: Fraction = 0.2
 
 
 class StudentModelSettings(Group):
+    task: Literal["classification", "segmentation"] = "classification"
     encoder: str = "pointnet"
+    init: str | None = None  # checkpoint of another student, whose encoder this one starts from
     head: str = "default"
     smoothing: Fraction = 0.2
 
 
 class DistillSettings(Group):
-    method: str = "pointmcd"
+    """The teacher and, below ``method``, the parts of the method that an ablation exchanges."""
+
     bank: str | None = None  # file of export_teacher.py
+    method: str = "pointmcd"
+    pooling: Literal["visible", "global"] = "visible"  # global: shape codes, without projection
+    distance: Literal["l1", "l2", "cosine"] = "l1"
+    visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many a view
+    views: Positive | None = None  # how many of the views teach, evenly chosen; null: all
     shuffle_codes: bool = False  # control: give each shape the codes of another one
 
 
@@ -115,7 +127,7 @@ class TeacherConfig(Group):
 
     data: ViewDataSettings
     teacher: TeacherModelSettings = TeacherModelSettings()
-    loss: dict[Literal["shape", "view"], Weight] = {"shape": 1.0, "view": 1.0}
+    loss: dict[str, Weight] = {"shape": 1.0, "view": 1.0}
     augment: ViewAugmentation = ViewAugmentation()
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()

@@ -19,26 +19,30 @@ from utils.errors import ConfigError
 
 @dataclass
 class MethodOutput:
-    """``logits`` (B, K), for the training accuracy and without gradient, and the unweighted loss
-    terms by name, each a scalar.
+    """The unweighted loss terms by name, each a scalar, and what the training accuracy is made of:
+    ``logits`` (..., K), without gradient, and ``target`` (...) int64, -1 where there is none. A
+    method that learns without labels gives neither.
 
     Every gradient goes through a loss: DistributedDataParallel would wait for one of the classifier
     if the logits carried their graph out and no active term read them.
     """
 
-    logits: Tensor
     losses: dict[str, Tensor]
+    logits: Tensor | None = None
+    target: Tensor | None = None
 
     def __post_init__(self):
-        self.logits = self.logits.detach()
+        if self.logits is not None:
+            self.logits = self.logits.detach()
 
 
 class Method(nn.Module):
     """Base of all training methods.
 
     Subclasses set ``inputs`` (the fields that are always read), ``terms`` (the loss names they can
-    compute) and ``term_fields`` (which further fields each term reads). A term of weight 0 is
-    neither computed nor are its fields asked for, so a baseline runs through the same code.
+    compute), ``term_fields`` (which further fields each term reads) and ``options`` (which keyword
+    arguments they take). A term of weight 0 is neither computed nor are its fields asked for, so a
+    baseline runs through the same code.
 
     Args:
         network: what stays after training.
@@ -51,6 +55,7 @@ class Method(nn.Module):
     inputs: tuple[str, ...] = ("points",)
     terms: tuple[str, ...] = ()
     term_fields: dict[str, tuple[str, ...]] = {}
+    options: tuple[str, ...] = ()
 
     def __init__(self, network: nn.Module, weights: dict[str, float]):
         super().__init__()

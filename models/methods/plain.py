@@ -8,32 +8,39 @@ from models.losses import smoothed_cross_entropy
 from models.methods.base import Method, MethodOutput
 from models.outputs import StudentOutput
 
+# Which batch field holds the truth of a task.
+TARGETS = {"classification": "label", "segmentation": "parts"}
+
 
 class Plain(Method):
     """Smoothed cross-entropy on the labels, and the encoder's own regularisers.
 
-    Batch: ``points`` (B, N, 3), ``label`` (B,) int64.
+    Batch: ``points`` (B, N, 3), ``label`` (B,) int64, and for part segmentation ``parts`` (B, N)
+    int64, -1 where a point has no label; the label is the category there, which the network is told.
     Terms: ``task``, and ``transform``, the feature-transform regulariser, which only PointNet has;
     for other encoders its weight has no effect.
     """
 
     terms = ("task", "transform")
-    term_fields = {"task": ("label",)}
+    options = ("smoothing",)
 
     def __init__(self, network: nn.Module, weights: dict[str, float], smoothing: float = 0.0):
         super().__init__(network, weights)
         self.smoothing = smoothing
+        self.target = TARGETS[network.task]
+        self.term_fields = {**self.term_fields, "task": (self.target,)}
 
     def forward(self, batch: dict[str, Tensor]) -> MethodOutput:
-        output = self.network(batch["points"])
-        return MethodOutput(output.logits, self.own_losses(output, batch))
+        return self.output(self.network(batch["points"], batch.get("label")), batch)
 
-    def own_losses(self, output: StudentOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def output(self, output: StudentOutput, batch: dict[str, Tensor]) -> MethodOutput:
         """The terms that need no teacher."""
         losses = {}
-        if "task" in self.weights:
-            losses["task"] = smoothed_cross_entropy(output.logits, batch["label"], self.smoothing)
         for name, value in output.extra_losses.items():
             if name in self.weights:
                 losses[name] = value
-        return losses
+        if "task" not in self.weights:
+            return MethodOutput(losses)
+        target = batch[self.target]
+        losses["task"] = smoothed_cross_entropy(output.logits, target, self.smoothing)
+        return MethodOutput(losses, output.logits, target)

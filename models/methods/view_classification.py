@@ -19,6 +19,7 @@ class ViewClassification(Method):
     inputs = ("views",)
     terms = ("shape", "view")
     term_fields = {"shape": ("label",), "view": ("label",)}
+    options = ("smoothing",)
 
     def __init__(self, network: nn.Module, weights: dict[str, float], smoothing: float = 0.0):
         super().__init__(network, weights)
@@ -33,4 +34,4 @@ class ViewClassification(Method):
             rows = output.view_logits.flatten(0, 1)  # (B * V, K)
             labels = batch["label"].repeat_interleave(output.view_logits.shape[1])
             losses["view"] = smoothed_cross_entropy(rows, labels, self.smoothing)
-        return MethodOutput(output.logits, losses)
+        return MethodOutput(losses, output.logits, batch["label"])

@@ -1,0 +1,1 @@
+"""Weights that others published: recognised by their names and shapes, and converted."""

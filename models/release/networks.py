@@ -1,0 +1,199 @@
+"""The published networks that can be converted: what each is, and how its sizes are read.
+
+To add one, write its table in :mod:`models.release.tables` and its entry in :data:`RELEASES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from models.release import tables
+from models.release.tables import expand, inside
+from models.teacher import ATTENTION_VGG
+
+POINTMCD = "https://github.com/keeganhk/PointMCD"
+tables.POINTNET2 = "https://github.com/yanx27/Pointnet_Pointnet2_pytorch"
+CURVENET = "https://github.com/tiangexiang/CurveNet"
+
+
+class Size(NamedTuple):
+    """A number that a shape tells: the length of one axis of an entry, less what else is in it."""
+
+    entry: str
+    axis: int
+    usual: int
+    besides: int = 0
+
+    def read(self, state: Mapping[str, Tensor]) -> int:
+        """The usual size where the entry is missing or too small, which is then refused."""
+        shape = state[self.entry].shape if self.entry in state else ()
+        found = shape[self.axis] - self.besides if len(shape) > self.axis else 0
+        return found if found > 0 else self.usual
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published network.
+
+    ``table``: its layers and ours, see :mod:`models.release.tables`. ``build``: arguments of the
+    builder of ``role``, but for the numbers of classes (in segmentation, of parts) and categories,
+    which ``classes`` and ``categories`` read. ``offset_last``: published layers that read
+    [features, offset] where ours read [offset, features]; the offset is three columns.
+    """
+
+    name: str
+    source: str
+    role: str
+    build: dict[str, Any]
+    table: str
+    classes: Size | None = None
+    categories: Size | None = None
+    offset_last: tuple[str, ...] = ()
+
+
+def _student(encoder: str, head: str = "published", projection: bool = False) -> dict[str, Any]:
+    task = {"task": "classification", "num_categories": 0}
+    return {"encoder": encoder, "head": head, **task, "projection": projection}
+
+
+def _segmenter(encoder: str, projection: bool = False) -> dict[str, Any]:
+    task = "segmentation"
+    return {"encoder": encoder, "head": "default", "task": task, "projection": projection}
+
+
+def _teacher(backbone: str, task: str = "classification") -> dict[str, Any]:
+    """The published teachers see images that are only scaled to [0, 1]."""
+    colours = {"weights": "none", "normalise": "none"}
+    return {"backbone": backbone, **colours, "task": task, "num_categories": 0}
+
+
+def _classes(entry: str) -> Size:
+    return Size(entry, axis=0, usual=40)
+
+
+def _parts(entry: str, besides: int = 0) -> Size:
+    return Size(entry, axis=0, usual=50, besides=besides)
+
+
+def _categories(entry: str, besides: int = 0) -> Size:
+    return Size(entry, axis=1, usual=16, besides=besides)
+
+
+def _first_layers(*blocks: str) -> tuple[str, ...]:
+    return tuple(layer for block in blocks for layer in expand(f"{block}.0"))
+
+
+RELEASES = (
+    Release(
+        "Teacher_Cls",
+        POINTMCD,
+        "teacher",
+        _teacher("mobilenet_v2"),
+        tables.TEACHER,
+        classes=_classes("classifier.weight"),
+    ),
+    Release(
+        "PointNet_Cls_Distiller",
+        POINTMCD,
+        "student",
+        _student("pointnet", "pointmcd", projection=True),
+        inside("encoder.encoder.", "encoder.", tables.POINTNET)
+        + tables.POINTMCD_HEAD
+        + tables.PROJECTION,
+        classes=_classes("classifier.weight"),
+    ),
+    Release(
+        "DGCNN_Cls_Distiller",
+        POINTMCD,
+        "student",
+        _student("dgcnn", "pointmcd", projection=True),
+        tables.DGCNN + tables.POINTMCD_HEAD + tables.PROJECTION,
+        classes=_classes("classifier.weight"),
+    ),
+    Release(
+        "PointNet_Seg_Distiller",
+        POINTMCD,
+        "student",
+        _segmenter("pointnet", projection=True),
+        inside("encoder.encoder.", "network.encoder.", tables.POINTNET)
+        + tables.POINTNET_PARTS
+        + tables.PROJECTION,
+        classes=_parts("dec_mlp_4.conv.weight"),
+        categories=_categories("dec_mlp_1.conv.weight", besides=2048),
+    ),
+    Release(
+        "DGCNN_Seg_Distiller",
+        POINTMCD,
+        "student",
+        _segmenter("dgcnn", projection=True),
+        inside("encoder.", "network.", tables.DGCNN_PARTS) + tables.PROJECTION,
+        classes=_parts("encoder.seg_conv_4.conv.weight"),
+        categories=_categories("encoder.class_lifting.linear.weight"),
+    ),
+    Release(
+        "CNN_Backbone_Pretrainer",
+        POINTMCD,
+        "teacher",
+        {**_teacher(ATTENTION_VGG, "autoencoder"), "num_classes": 0},
+        inside("cnn_backbone.", "", tables.VGG) + tables.VIEW_DECODER,
+    ),
+    Release(
+        "Teacher_Seg",
+        POINTMCD,
+        "teacher",
+        _teacher(ATTENTION_VGG, "segmentation"),
+        tables.VGG + tables.PART_DECODER,
+        classes=_parts("output.conv.weight", besides=1),  # the background
+        categories=_categories("lift.linear.weight"),
+    ),
+    Release(
+        "CurveNet classification",
+        CURVENET,
+        "student",
+        _student("curvenet_released"),
+        tables.CURVENET_ENDS
+        + inside("cic{11,12,21,22,31,32,41,42}.", "encoder.blocks.{0,1,2,3,4,5,6,7}.", tables.CIC)
+        + inside("cic{11,12,21,22}.", "encoder.blocks.{0,1,2,3}.", tables.CURVES),
+        classes=_classes("conv2.weight"),
+    ),
+    Release(
+        "PointNet++ SSG classification",
+        tables.POINTNET2,
+        "student",
+        _student("pointnet2_ssg"),
+        inside("", "encoder.", tables.ONE_SCALE) + tables.CLASSIFIER,
+        classes=_classes("fc3.weight"),
+    ),
+    Release(
+        "PointNet++ MSG classification",
+        tables.POINTNET2,
+        "student",
+        _student("pointnet2_msg"),
+        inside("", "encoder.", tables.SCALES + tables.THIRD_SCALE) + tables.CLASSIFIER,
+        classes=_classes("fc3.weight"),
+        offset_last=_first_layers("sa{1,2}.conv_blocks.{0,1,2}"),
+    ),
+    Release(
+        "PointNet++ SSG part segmentation",
+        tables.POINTNET2,
+        "student",
+        _segmenter("pointnet2_ssg"),
+        inside("", "network.", tables.ONE_SCALE + tables.PROPAGATION),
+        classes=_parts("conv2.weight"),
+        categories=_categories("fp1.mlp_convs.0.weight", besides=134),  # 128, twice 3 coordinates
+    ),
+    Release(
+        "PointNet++ MSG part segmentation",
+        tables.POINTNET2,
+        "student",
+        _segmenter("pointnet2_msg"),
+        inside("", "network.", tables.SCALES + tables.PROPAGATION),
+        classes=_parts("conv2.weight"),
+        categories=_categories("fp1.mlp_convs.0.weight", besides=134),
+        offset_last=_first_layers("sa{1,2}.conv_blocks.{0,1}", "sa1.conv_blocks.{2}"),
+    ),
+)

@@ -1,0 +1,171 @@
+"""Convert weights that others published into a checkpoint of this project.
+
+    python -m scripts.convert_release IN.pth OUT.pth
+
+IN is a state dict of PointMCD's release (both classification and both part-segmentation students,
+the three teachers' files) or of one of the public encoders: CurveNet's classification network,
+PointNet++ SSG and MSG for classification and part segmentation in yanx27's PyTorch. Which one it is
+follows from its names and shapes. OUT goes into ``test.py OUT --data NAME``, into
+``train_student.py ... student.init=OUT`` and into ``utils.checkpoint.load_model``.
+
+A state dict inside ``model_state_dict`` and the prefix ``module.`` of DataParallel are understood.
+Nothing but tensors, plain values and NumPy numbers is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.release.convert import Converted, convert
+from utils import checkpoint
+from utils.errors import DataError, run_main
+from utils.settings import StudentConfig, TeacherConfig
+
+MODELNET40 = """
+    airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser
+    flower_pot glass_box guitar keyboard lamp laptop mantel monitor night_stand person piano plant
+    radio range_hood sink sofa stairs stool table tent toilet tv_stand vase wardrobe xbox
+"""
+SHAPENETPART = """
+    Airplane Bag Cap Car Chair Earphone Guitar Knife Lamp Laptop Motorbike Mug Pistol Rocket
+    Skateboard Table
+"""
+SHAPENETPART_PARTS = 50
+VIEW_SIDE = 224
+
+# NumPy numbers, which some training scripts store beside the weights, under their old names too.
+_scalar = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", metavar="IN", help="published state dict")
+    parser.add_argument("target", metavar="OUT", help="checkpoint to write")
+    options = parser.parse_args(arguments)
+    converted = convert(read_state(options.source), options.source)
+    release, build = converted.release, converted.build
+    classes = class_names(build)
+    record = training_record(converted, options.source)
+    config = configuration(converted)
+    checkpoint.save_model(
+        options.target, release.role, converted.network, build, classes, config, record
+    )
+    sizes = f"{build['num_classes']} {'parts' if build['num_categories'] else 'classes'}"
+    print(f"{release.name} ({sizes}): {release.role} written to {options.target}")
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """The state dict of a published file, without wrapper and prefix.
+
+    Raises:
+        DataError: no such file, one that holds other objects, or no state dict.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            content = checkpoint.read(path)
+    except DataError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            raise DataError(
+                f"{path} holds Python objects, which are never loaded, or no PyTorch data at all: "
+                "expected tensors by name, as torch.save(network.state_dict(), FILE) writes them"
+            ) from error
+        raise
+    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
+        raise DataError(f"{path} is a checkpoint of this project already: use it as it is")
+    state = content.get("model_state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not _all_tensors(state):
+        raise DataError(
+            f"{path} holds no state dict: expected names with tensors, bare or in "
+            f"'model_state_dict', found {_outline(content)}"
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _all_tensors(state: dict) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+
+
+def _outline(content: Any) -> str:
+    if not isinstance(content, dict):
+        return type(content).__name__
+    items = [f"{name!r} ({type(value).__name__})" for name, value in content.items()]
+    return ", ".join(items[:6]) + (f" and {len(items) - 6} more" if len(items) > 6 else "") or "{}"
+
+
+def class_names(build: dict[str, Any]) -> list[str]:
+    """Names of the classes, in segmentation of the categories; ``class_0`` .. for unknown ones."""
+    if build["task"] == "autoencoder":
+        return []
+    if build["task"] == "segmentation":
+        known, count = SHAPENETPART.split(), build["num_categories"]
+        fits = (build["num_classes"], count) == (SHAPENETPART_PARTS, len(known))
+    else:
+        known, count = MODELNET40.split(), build["num_classes"]
+        fits = count == len(known)
+    return known if fits else [f"class_{place}" for place in range(count)]
+
+
+def configuration(converted: Converted) -> dict[str, Any]:
+    """What :mod:`test` reads of a configuration: the set, the sizes, the network.
+
+    How the network was trained is not in a published file; everything else is this project's
+    default and says nothing about it.
+    """
+    build = converted.build
+    data = {"classification": "ModelNet40", "autoencoder": "ShapeNetCore"}
+    name = data.get(build["task"], "ShapeNetPart")
+    if converted.release.role == "teacher":
+        model = {key: build[key] for key in ("task", "backbone", "weights", "normalise")}
+        return TeacherConfig(data={"name": name, "size": VIEW_SIDE}, teacher=model).model_dump(
+            mode="json"
+        )
+    model = {key: build[key] for key in ("task", "encoder", "head")}
+    points = 1024 if build["task"] == "classification" else 2048
+    loss = {"task": 1.0, "distill": 1.0 if build["projection"] else 0.0}
+    config = StudentConfig(data={"name": name, "points": points}, student=model, loss=loss)
+    return config.model_dump(mode="json")
+
+
+def training_record(converted: Converted, source: str) -> dict[str, Any]:
+    """The fields of a training, empty, and ``released``: whose weights these are."""
+    release = converted.release
+    return {
+        "epochs": 0,
+        "seconds": 0.0,
+        "metrics": {},
+        "commit": "",
+        "device": "",
+        "processes": 0,
+        "data_hash": "",
+        "recipe_hash": "",
+        "val_fraction": 0.0,
+        "val_seed": 0,
+        "bank": None,
+        "released": {
+            "network": release.name,
+            "source": release.source,
+            "file": Path(source).name,
+            "sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        },
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)

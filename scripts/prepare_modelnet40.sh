@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# ModelNet40 as point clouds, 40 classes, 9,843 train / 2,468 test (9,840 train in the 2,048-point
+# release), official split.
+#   bash scripts/prepare_modelnet40.sh modelnet40_ply_hdf5_1024.tar.xz [more options of data.prepare]
+#   bash scripts/prepare_modelnet40.sh modelnet40_ply_hdf5_2048.zip
+#   bash scripts/prepare_modelnet40.sh FOLDER         (either of them, unpacked)
+# prepares data/ModelNet40: 12 views drawn from the points, visibility of all points (up to 2,048).
+# IMAGE_SIZE: pixels a side, 128 here because the views of a cloud have no finer detail.
+# UP: the axis that is up in the files. Known by name: z in ..._1024, y in ..._2048.
+# TIME_LINE
+set -euo pipefail
+if [ $# -lt 1 ] || [ ! -e "$1" ]; then
+    echo "usage: bash scripts/prepare_modelnet40.sh ARCHIVE_OR_FOLDER" >&2
+    exit 2
+fi
+given=$(realpath "$1")
+shift
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python}
+case $(basename "$given") in
+    *hdf5_1024*) UP=${UP:-z} ;;
+    *hdf5_2048*) UP=${UP:-y} ;;
+esac
+if [ -z "${UP:-}" ]; then
+    echo "which axis is up in $given? give UP=z (the 1,024-point files) or UP=y (the release)" >&2
+    exit 2
+fi
+unpacked=$(mktemp -d)
+trap 'rm -rf "$unpacked"' EXIT
+case $given in
+    *.zip) unzip -q "$given" -d "$unpacked" ;;
+    *) if [ -d "$given" ]; then ln -s "$given" "$unpacked/source"; else tar -xf "$given" -C "$unpacked"; fi ;;
+esac
+source=$(dirname "$(find -L "$unpacked" -name shape_names.txt -print -quit)")
+if [ ! -f "$source/shape_names.txt" ]; then
+    echo "$given holds no shape_names.txt: expected the layout of modelnet40_ply_hdf5_2048" >&2
+    exit 3
+fi
+$PYTHON -m data.prepare "$source" --name ModelNet40 --layout modelnet40-h5 --up "$UP" \
+    --image-size "${IMAGE_SIZE:-128}" "$@"

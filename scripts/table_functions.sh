@@ -1,0 +1,88 @@
+# What the scripts of the tables share; to be sourced in the root of the project, after DATA (name of
+# the set), CONFIGS (folder of its configurations), PREFIX (of the students' files there, if they have
+# one) and EPOCHS_USUAL (of the students; empty: as each configuration says) are set. All of them take
+# from the environment:
+#   ENCODERS, SEEDS        what to run; SEEDS_SLOW for dgcnn, curvenet and pointnet2_msg
+#   CHOOSE                 encoders whose baseline chooses its own task weight
+#   EPOCHS                 of all students; other numbers than usual make rows of their own
+#   JOBS                   runs side by side, one CPU thread each; 1 on a GPU
+#   DRY=1                  print the commands only
+#   RESULTS=FILE           another table: an empty one runs everything anew
+#   LOGS=FOLDER            where the output of the runs goes, expt/logs
+# A second call goes on where the first one stopped; finished rows are not run again.
+PYTHON=${PYTHON:-python}
+EPOCHS=${EPOCHS:-$EPOCHS_USUAL}
+CHOOSE=${CHOOSE-pointnet pointnet2_ssg}
+SEEDS=${SEEDS:-0 1 2}
+SEEDS_SLOW=${SEEDS_SLOW:-0}
+JOBS=${JOBS:-2}
+RESULTS=${RESULTS:-expt/results.csv}
+LOGS=${LOGS:-expt/logs}
+export LOGS
+SUFFIX=${SUFFIX:-}
+if [ "$EPOCHS" != "$EPOCHS_USUAL" ]; then SUFFIX=${SUFFIX}_e$EPOCHS; fi
+THREADS=0
+if [ "$JOBS" -gt 1 ]; then THREADS=1; fi
+
+run() {
+    if [ -n "${DRY:-}" ]; then echo "$@"; else "$@"; fi
+}
+
+has_row() { # run name, split, beginning of the protocol, data set
+    [ -f "$RESULTS" ] && grep -qE ",$1,${4:-$DATA},$2,\"?${3:-}" "$RESULTS"
+}
+
+seeds_of() { # encoder
+    case $1 in
+        pointnet | pointnet2_ssg) echo "$SEEDS" ;;
+        *) echo "$SEEDS_SLOW" ;;
+    esac
+}
+
+# Jobs are lines "name<tab>command", the name being that of the log.
+train_line() { # name config overrides
+    local name=$1 config=$2
+    shift 2
+    printf '%s\t%s' "$name" "$PYTHON train_student.py $CONFIGS/$config.yaml run.name=$name"
+    printf ' %s' ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@"
+}
+
+# Trained, then tested on the split.
+student_job() { # name config split overrides
+    local name=$1 config=$2 split=$3
+    shift 3
+    if has_row "$name" "$split" "last epoch"; then return; fi
+    train_line "$name" "$config" "$@"
+    echo " && $PYTHON test.py ckpt/student/$name.pth --split $split" \
+        "--threads $THREADS --results $RESULTS"
+}
+
+run_jobs() { # reads jobs, runs $JOBS of them at a time; output goes to $LOGS
+    if [ -n "${DRY:-}" ]; then cut -f2; return; fi
+    mkdir -p "$LOGS"
+    xargs -d '\n' -P "$JOBS" -I LINE bash -c '
+        log=$LOGS/$(cut -f1 <<<"$1").log
+        if bash -c "$(cut -f2 <<<"$1")" >"$log" 2>&1; then tail -n 1 "$log"
+        else echo "failed: see $log"; tail -n 1 "$log"; exit 255; fi
+    ' _ LINE
+}
+
+# The task weight of the baselines, 0.1 or 1, is chosen on a fifth of train that is held out: for the
+# encoders in $CHOOSE by themselves, for the others (trained by SGD, like PointNet) with PointNet.
+choose_weights() {
+    for encoder in $CHOOSE; do
+        for weight in 0.1 1; do
+            student_job "${DATA}_${encoder}_choose_w$weight$SUFFIX" "${PREFIX:-}$encoder" val \
+                data.name=$DATA loss.distill=0 loss.task=$weight protocol.val_fraction=0.2
+        done
+    done | run_jobs
+}
+
+chosen_weight() { # encoder
+    local chooser=pointnet
+    case " $CHOOSE " in *" $1 "*) chooser=$1 ;; esac
+    if [ -n "${DRY:-}" ]; then echo CHOSEN; else
+        $PYTHON -m scripts.choose_weight --results "$RESULTS" --data "$DATA" --model "$chooser" \
+            ${EPOCHS:+--epochs "$EPOCHS"}
+    fi
+}

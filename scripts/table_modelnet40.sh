@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Table of ModelNet40: every student without and with distillation, 1,024 points, the recipes of the
+# papers, the last epoch tested once. Meant for one GPU.
+#   bash scripts/prepare_modelnet40.sh ARCHIVE && JOBS=1 bash scripts/table_modelnet40.sh
+# trains the teacher, exports its codes, trains the students, tests them and prints the table, into
+# which published figures go as a column of their own. TIME_LINE
+#   TEACHER_WEIGHTS=PATH   ImageNet weights of the teacher's backbone (default: torchvision's)
+#   REDUCED=1              what a CPU can do: PointNet for 10 epochs in batches of 32 and bfloat16,
+#                          SqueezeNet on small views as the teacher; the table shows the epochs
+# scripts/table_functions.sh lists what else can be chosen.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+DATA=ModelNet40
+if [ -n "${REDUCED:-}" ]; then
+    CONFIGS=scripts/configs/modelnet40/reduced SUFFIX=_reduced
+    ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-pointnet}
+    TEACHER=ModelNet40_squeezenet1_0_s0
+    LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
+    if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=${TEACHER_WEIGHTS:-$LOCAL_WEIGHTS}; fi
+else
+    CONFIGS=scripts/configs/modelnet40
+    ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
+    TEACHER=ModelNet40_mobilenet_v2_s0
+    JOBS=${JOBS:-1}
+fi
+EPOCHS_USUAL=""
+source scripts/table_functions.sh
+BANK=expt/teacher/$TEACHER.h5
+
+if ! has_row $TEACHER test || [ ! -f ckpt/teacher/$TEACHER.pth ]; then
+    run $PYTHON train_teacher.py $CONFIGS/teacher.yaml run.name=$TEACHER \
+        teacher.weights="${TEACHER_WEIGHTS:-imagenet}"
+    run $PYTHON test.py ckpt/teacher/$TEACHER.pth --results "$RESULTS"
+fi
+run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK
+
+choose_weights
+for encoder in $ENCODERS; do
+    weight=$(chosen_weight "$encoder")
+    for seed in $(seeds_of "$encoder"); do
+        student_job "ModelNet40_${encoder}_baseline_s$seed$SUFFIX" "$encoder" test \
+            loss.distill=0 loss.task="$weight" train.seed="$seed"
+        student_job "ModelNet40_${encoder}_pointmcd_s$seed$SUFFIX" "$encoder" test \
+            distill.bank=$BANK train.seed="$seed"
+    done
+done | run_jobs
+
+run $PYTHON -m scripts.make_tables --results "$RESULTS" --data ModelNet40

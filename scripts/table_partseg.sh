@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Table of part segmentation: every student without and with distillation, 2,048 points, one number of
+# epochs for all, the last epoch tested once: instance and class mIoU by both rules.
+#   bash scripts/prepare_labeledpsb.sh LabeledPSB.tar.xz && bash scripts/table_partseg.sh
+# trains the autoencoder teacher on the views, from it the segmentation teacher, exports its codes,
+# trains the students, tests them and prints the table. TIME_LINE
+#   DATA=LabeledPSB        ShapeNetPart runs the papers' recipes, for a GPU; see data/README.md for it
+#   TEACHER_WEIGHTS        first weights of the autoencoder: none, imagenet or a file of vgg11_bn
+#                          (default: as its configuration says)
+# scripts/table_functions.sh lists what else can be chosen.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+DATA=${DATA:-LabeledPSB}
+ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
+case $DATA in
+    LabeledPSB)
+        CONFIGS=scripts/configs/labeledpsb EPOCHS_USUAL=40
+        AUTOENCODER=$CONFIGS/teacher_autoencoder.yaml SEGMENTER=$CONFIGS/teacher_partseg.yaml
+        ;;
+    *)
+        CONFIGS=scripts/configs EPOCHS_USUAL="" PREFIX=partseg_
+        AUTOENCODER=$CONFIGS/teacher_autoencoder.yaml SEGMENTER=$CONFIGS/teacher_partseg.yaml
+        ;;
+esac
+source scripts/table_functions.sh
+FIRST=${DATA}_autoencoder_s0
+TEACHER=${DATA}_partseg_teacher_s0
+BANK=expt/teacher/$TEACHER.h5
+
+if ! has_row "$TEACHER" test || [ ! -f "ckpt/teacher/$TEACHER.pth" ]; then
+    run $PYTHON train_teacher.py $AUTOENCODER run.name="$FIRST" data.name="$DATA" \
+        ${TEACHER_WEIGHTS:+teacher.weights="$TEACHER_WEIGHTS"}
+    run $PYTHON test.py "ckpt/teacher/$FIRST.pth" --results "$RESULTS"
+    run $PYTHON train_teacher.py $SEGMENTER run.name="$TEACHER" data.name="$DATA" \
+        teacher.init="ckpt/teacher/$FIRST.pth"
+    run $PYTHON test.py "ckpt/teacher/$TEACHER.pth" --results "$RESULTS"
+fi
+run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"
+
+choose_weights
+for encoder in $ENCODERS; do
+    weight=$(chosen_weight "$encoder")
+    for seed in $(seeds_of "$encoder"); do
+        student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
+            data.name="$DATA" loss.distill=0 loss.task="$weight" train.seed="$seed"
+        student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
+            data.name="$DATA" distill.bank="$BANK" train.seed="$seed"
+    done
+done | run_jobs
+
+run $PYTHON -m scripts.make_tables --results "$RESULTS" --data "$DATA" --kind segmentation

@@ -1,0 +1,252 @@
+"""Converted checkpoints compute what the published networks do; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from published import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
+from torch import nn
+
+import train_student
+from models.release.networks import RELEASES
+from models.release.tables import expand, read_table
+from scripts import convert_release
+from utils.checkpoint import load_model, read_model
+from utils.errors import DataError
+
+STUDENTS = {
+    "PointNet_Cls_Distiller": pointmcd_students.PointNetCls,
+    "DGCNN_Cls_Distiller": pointmcd_students.DGCNNCls,
+    "PointNet_Seg_Distiller": pointmcd_students.PointNetSeg,
+    "DGCNN_Seg_Distiller": pointmcd_students.DGCNNSeg,
+    "CurveNet_cls": curvenet.CurveNet,
+    "yanx27_pointnet2_cls_ssg": pointnet2.Classification,
+    "yanx27_pointnet2_cls_msg": lambda *sizes: pointnet2.Classification(True, *sizes),
+    "yanx27_pointnet2_part_seg_ssg": lambda *sizes: pointnet2.PartSegmentation(False, *sizes),
+    "yanx27_pointnet2_part_seg_msg": lambda *sizes: pointnet2.PartSegmentation(True, *sizes),
+}
+TEACHERS = {
+    "Teacher_Cls": pointmcd_teachers.TeacherCls,
+    "CNN_Backbone_Pretrainer": pointmcd_teachers.BackbonePretrainer,
+    "Teacher_Seg": pointmcd_teachers.TeacherSeg,
+}
+PUBLISHED = STUDENTS | TEACHERS
+POINTS = {"DGCNN_Cls_Distiller": 128, "DGCNN_Seg_Distiller": 128, "CurveNet_cls": 1024}
+KEYS = ROOT.parent / "shared" / "release_keys.json"
+
+
+def scattered(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights as of no training at all: nothing is 0 or 1, some scales are negative."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2.0, generator=generator)
+        elif value.dim() > 1:
+            value.normal_(0, (1.5 / value[0].numel()) ** 0.5, generator=generator)
+        elif value.is_floating_point():
+            value.normal_(0, 0.5, generator=generator)
+            if name.endswith("weight"):
+                value += value.sign()
+    return network.eval().requires_grad_(False)
+
+
+def convert(state, folder: Path) -> Path:
+    source, target = folder / "in.pth", folder / "out.pth"
+    torch.save(state, source)
+    convert_release.main([str(source), str(target)])
+    return target
+
+
+def same(output, expected: dict[str, torch.Tensor]) -> None:
+    for name, values in expected.items():
+        found = getattr(output, name)
+        assert found.shape == values.shape, name
+        assert float(values.std()) > 1e-3, f"{name} hardly varies: nothing is compared"
+        error = (found - values).abs().max() / values.abs().max()
+        assert error < 2e-5, f"{name}: {float(error):.1e} of the largest value"
+
+
+def cloud(name: str, batch: int = 2):
+    generator = torch.Generator().manual_seed(1)
+    count = POINTS.get(name, 600)
+    points = torch.randn(batch, count, 3, generator=generator)
+    points = points / points.norm(dim=2).amax(dim=1)[:, None, None]
+    visibility = torch.rand(batch, count, 3, generator=generator) < 0.3
+    visibility[0, :, 1] = False  # a view that sees nothing
+    category = torch.tensor([3, 0])[:batch]
+    return points, visibility, category
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_converted_student_is_the_published_one(name, tmp_path):
+    published = scattered(STUDENTS[name]())
+    student = load_model(convert(published.state_dict(), tmp_path))
+    points, visibility, category = cloud(name)
+    expected = published(points, visibility.float(), category)
+    told = category if student.task == "segmentation" else None
+    same(student(points, category=told, visibility=None), {"logits": expected["logits"]})
+    if "view_codes" in expected:
+        same(student(points, category=told, visibility=visibility), expected)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_converted_teacher_is_the_published_one(name, tmp_path):
+    published = scattered(TEACHERS[name]())
+    teacher = load_model(convert(published.state_dict(), tmp_path))
+    side = 64 if name == "Teacher_Seg" else 224
+    views = torch.rand(2, 2, 3, side, side, generator=torch.Generator().manual_seed(2))
+    category = torch.tensor([15, 4])
+    same(teacher(views, category=category), published(views, category))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "names"),
+    [
+        ("PointNet_Cls_Distiller", (7,), 7),
+        ("yanx27_pointnet2_cls_msg", (11,), 11),
+        ("Teacher_Cls", (15,), 15),
+        ("PointNet_Seg_Distiller", (9, 4), 4),
+        ("yanx27_pointnet2_part_seg_ssg", (9, 4), 4),
+        ("Teacher_Seg", (9, 4), 4),
+    ],
+)
+def test_sizes_are_read_from_the_shapes(name, sizes, names, tmp_path):
+    path = convert(scattered(PUBLISHED[name](*sizes)).state_dict(), tmp_path)
+    content = read_model(path)
+    assert content["build"]["num_classes"] == sizes[0]
+    assert content["build"]["num_categories"] == (sizes[1] if len(sizes) > 1 else 0)
+    assert content["classes"] == [f"class_{place}" for place in range(names)]
+
+
+def test_the_checkpoint_says_whose_weights_it_holds(tmp_path):
+    path = convert(scattered(pointmcd_students.PointNetSeg()).state_dict(), tmp_path)
+    content = read_model(path, "student")
+    assert content["classes"][:2] == ["Airplane", "Bag"] and len(content["classes"]) == 16
+    assert content["config"]["data"]["name"] == "ShapeNetPart"
+    assert content["config"]["data"]["points"] == 2048
+    released = content["training"]["released"]
+    assert released["network"] == "PointNet_Seg_Distiller" and released["file"] == "in.pth"
+    assert "PointMCD" in released["source"] and len(released["sha256"]) == 64
+
+
+def wrapped(state):
+    return {"epoch": 3, "instance_acc": np.float64(0.9), "model_state_dict": state}
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        wrapped,
+        lambda state: {f"module.{k}": v for k, v in state.items()},
+        lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+        lambda state: {k: v.double() if v.is_floating_point() else v for k, v in state.items()},
+    ],
+    ids=["wrapper", "DataParallel", "without counters", "double precision"],
+)
+def test_the_forms_in_which_files_come(disguise, tmp_path):
+    state = scattered(pointnet2.Classification()).state_dict()
+    converted = load_model(convert(disguise(state), tmp_path)).state_dict()
+    plain = load_model(convert(state, tmp_path)).state_dict()
+    for key, value in plain.items():
+        torch.testing.assert_close(converted[key], value, rtol=0, atol=0)
+
+
+def lacking(state):
+    del state["classifier.weight"], state["encoder.encoder.bn2.bias"]
+    return ["classifier.weight", "encoder.encoder.bn2.bias", "missing"]
+
+
+def superfluous(state):
+    state["encoder.encoder.conv4.weight"] = torch.zeros(3)
+    return ["encoder.encoder.conv4.weight", "unexpected"]
+
+
+def misshapen(state):
+    state["encoder.encoder.conv3.weight"] = torch.zeros(1024, 64, 1)
+    return ["encoder.encoder.conv3.weight (1024, 64, 1) for (1024, 128)"]
+
+
+def misplaced(state):
+    state["encoder.encoder.conv1.bias"] = torch.zeros(64, 1)
+    state["classifier.weight"] = torch.zeros(())
+    return ["classifier.weight ()", "of another shape"]
+
+
+def broken(state):
+    state["encoder.encoder.conv3.bias"][7] = torch.nan
+    return ["encoder.encoder.conv3.bias", "not finite"]
+
+
+@pytest.mark.parametrize("damage", [lacking, superfluous, misshapen, misplaced, broken])
+def test_what_does_not_fit_is_refused_by_name(damage, tmp_path):
+    state = scattered(pointmcd_students.PointNetCls()).state_dict()
+    words = [*damage(state), "PointNet_Cls_Distiller"]
+    with pytest.raises(DataError) as error:
+        convert(state, tmp_path)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_one_missing_entry_is_one_too_many(name, tmp_path):
+    state = PUBLISHED[name]().state_dict()
+    key = next(key for key in reversed(state) if key.endswith("weight"))
+    del state[key]
+    with pytest.raises(DataError, match=key):
+        convert(state, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (nn.Linear(2, 2), "Python objects"),
+        (nn.Linear(2, 2).state_dict(), "none of the networks"),
+        ({"model": nn.Linear(2, 2).state_dict()}, "no state dict"),
+        ([torch.zeros(2)], "found list"),
+        ({}, "no state dict"),
+    ],
+    ids=["a module", "a stranger", "an unknown wrapper", "a list", "nothing"],
+)
+def test_other_files_are_refused(content, says, tmp_path):
+    with pytest.raises(DataError, match=says):
+        convert(content, tmp_path)
+
+
+def test_a_truncated_file_and_a_converted_one_are_refused(tmp_path):
+    path = convert(scattered(pointnet2.Classification()).state_dict(), tmp_path)
+    with pytest.raises(DataError, match="already"):
+        convert_release.main([str(path), str(tmp_path / "again.pth")])
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="damaged"):
+        convert_release.main([str(path), str(tmp_path / "again.pth")])
+
+
+def test_a_published_encoder_starts_a_run(workshop, tmp_path):
+    path = convert(scattered(pointmcd_students.PointNetCls()).state_dict(), tmp_path)
+    words = workshop.student_words("from_release", "loss.distill=0", f"student.init={path}")
+    train_student.main([*words, "train.epochs=1", "optim.lr=1e-9"])
+    start, trained = read_model(path)["model"], read_model(workshop.student("from_release"))
+    key = "encoder.rest.linears.1.weight"
+    torch.testing.assert_close(trained["model"][key], start[key], rtol=1e-4, atol=1e-6)
+
+
+def test_tables_name_every_layer_once():
+    assert expand("a.{b,c}.{0,1}") == ["a.b.0", "a.b.1", "a.c.0", "a.c.1"]
+    for release in RELEASES:
+        table = read_table(release.table)
+        assert len(set(table.values())) == len(table), release.name
+
+
+@pytest.mark.skipif(not KEYS.is_file(), reason="the list of the releases' keys is not here")
+def test_the_plain_networks_have_the_published_keys():
+    groups = [group for group in json.loads(KEYS.read_text()).values() if isinstance(group, dict)]
+    listed = {name: keys for group in groups for name, keys in group.items()}
+    assert listed.keys() == PUBLISHED.keys()
+    for name, keys in listed.items():
+        own = PUBLISHED[name]().state_dict()
+        assert {key: list(value.shape) for key, value in own.items()} == keys, name
