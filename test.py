@@ -211,7 +211,9 @@ def name_cloud(options: argparse.Namespace, device: torch.device) -> None:
         lines = class_lines(student, points, content["classes"], options.top)
     else:
         picture = Path(options.pictures) / f"{Path(options.cloud).stem}_parts.png"
-        parts = content["training"]["part_names"]
+        parts = content["training"].get("part_names")
+        if not parts:
+            raise DataError(f"{options.checkpoint} does not say which parts its categories have")
         lines = part_lines(student, points, content["classes"], parts, options.category, picture)
     if is_main():
         print(f"{options.cloud}: {found} points, {len(points)} used")

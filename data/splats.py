@@ -33,7 +33,7 @@ NEIGHBOUR = 4
 RADIUS = 1.0  # smaller discs leave holes in surfaces, bigger ones close those of chair backs
 TOLERANCE = 0.6  # a point this far behind the front surface belongs to it
 LARGEST = 2.0  # times the mean: a stray point is no big disc
-DOME = 1.5
+DOME = 1.5  # height of a dome in radii: agrees with rays a little better than flatter ones
 
 # (half the diagonal of a pixel)^2: each disc, also one seen from its edge, then covers the pixel
 # that its centre falls into.
@@ -151,13 +151,15 @@ def make_splats(
         points: (P, 3). normals: (P, 3), unit, of either sign.
 
     Raises:
-        DataError: as :func:`check_cloud`.
+        DataError: as :func:`check_cloud`, or a point behind a camera.
     """
     check_cloud(points, cameras.centres)
     reach = np.array([min(NEIGHBOUR, len(points) - 1) + 1])  # the point itself comes first
     spacing = cKDTree(points).query(points, k=reach)[0][:, 0]  # (P,)
     radii = radius * np.minimum(spacing, LARGEST * spacing.mean())
     position, depth = project(points, cameras.intrinsics, cameras.extrinsics)
+    if (depth <= 0).any():
+        raise DataError("a point lies behind a camera: normalise the cloud to the unit sphere")
     normals = normals @ cameras.extrinsics[:, :3, :3].transpose(0, 2, 1)  # (V, P, 3)
     # Rows of J: f/z (1, 0, -x/z), f/z (0, 1, -y/z), (0, 0, 1); here times r, columns as (u, v).
     focal = cameras.intrinsics[:, None, [0, 1], [0, 1]]  # (V, 1, 2)

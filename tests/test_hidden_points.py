@@ -89,7 +89,7 @@ def test_the_default_agrees_with_rays():
 def test_the_comparison_prints_a_row_for_each_method(capsys):
     compare_visibility.main(["--shapes", "1", "--points", "64", "--image-size", "32"])
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 + 9 + 5
+    assert len(rows) == 2 + 6 + 5
     assert all(row.count("|") == 8 for row in rows)
     truth = np.array([True, True, False, False])
     figures = compare_visibility.agreement(np.array([True, False, True, False]), truth)

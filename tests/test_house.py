@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 import train_student
-from utils.settings import StudentConfig
+from utils.config import load_config
+from utils.settings import StudentConfig, TeacherConfig
 
 OURS = {"data", "models", "utils", "scripts", "tests"}
 MAY_IMPORT = {"utils": {"utils"}, "data": {"data", "utils"}, "models": {"models", "utils"}}
@@ -98,6 +100,64 @@ def test_every_line_of_the_ablation_is_parsed(tmp_path):
     done = parse_script("table_ablation.sh", tmp_path, VARIANTS="views5")
     assert done.returncode != 0
     assert "unknown variant views5" in done.stderr
+
+
+TABLES = {
+    # script: environment, (trained, tested) lines of it
+    "table_partseg.sh": ({"ENCODERS": "pointnet dgcnn", "CHOOSE": "pointnet"}, (2 + 2 + 4, 2 + 6)),
+    "table_unsupervised.sh": ({"CHOOSE": ""}, (1 + 2, 1 + 8 + 1)),
+    "table_modelnet40.sh": ({"CHOOSE": "pointnet"}, (1 + 2 + 10, 1 + 12)),
+}
+FOR_ELSEWHERE = {
+    "ShapeNetPart": ("table_partseg.sh", {"DATA": "ShapeNetPart", "CHOOSE": "pointnet2_ssg"}),
+    "reduced": ("table_modelnet40.sh", {"REDUCED": "1"}),
+}
+
+
+@pytest.mark.parametrize("script", TABLES)
+def test_every_line_of_the_other_tables_is_parsed(tmp_path, script):
+    environment, (trained, tested) = TABLES[script]
+    done = parse_script(script, tmp_path, SEEDS="0", JOBS="2", **environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    logs = [path.read_text() for path in (tmp_path / "logs").glob("*.log")]
+    lines = Counter("".join(logs).splitlines())
+    # what is not a job prints here, and of a job the last line, which is that of its log
+    lines += Counter(done.stdout.splitlines()) - Counter(log.splitlines()[-1] for log in logs)
+    assert lines["parsed train_student.py"] + lines["parsed train_teacher.py"] == trained
+    assert lines["parsed test.py"] == tested
+
+
+@pytest.mark.parametrize("name", FOR_ELSEWHERE)
+def test_a_dry_run_of_the_tables_for_a_gpu(tmp_path, name):
+    script, environment = FOR_ELSEWHERE[name]
+    done = parse_script(script, tmp_path, DRY="1", **environment)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        found = re.search(r"(train_student|train_teacher)\.py (.*?)(?: && |$)", line)
+        if found:
+            words = found[2].replace("loss.task=CHOSEN", "loss.task=1").split()
+            kind = {"train_student": StudentConfig, "train_teacher": TeacherConfig}[found[1]]
+            assert load_config(kind, words).data.name == environment.get("DATA", "ModelNet40")
+
+
+def test_finished_rows_are_not_run_again(tmp_path):
+    rows = (ROOT / "expt" / "results.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+
+    def line(run: str, data: str, protocol: str) -> str:
+        named = {"run": run, "data": data, "split": "test", "protocol": protocol}
+        return ",".join((dict.fromkeys(columns, "0") | named).values())
+
+    name = "PSB26_pointnet_unsupervised_s0"
+    done = [line(name, "PSB26", '"linear SVM, C 1 of 1"'), line(name, "PSB26", "last epoch")]
+    done += [line(f"{name}_random0", "ModelNet40", '"5-way 10-shot, linear SVM"')]
+    (tmp_path / "results.csv").write_text("\n".join([rows[0], *done]) + "\n")
+    environment = {"SEEDS": "0", "CHOOSE": "", "DRY": "1"}
+    printed = parse_script("table_unsupervised.sh", tmp_path, **environment).stdout
+    probes = re.findall(r"--probe (\w+) .*--data (\w+) +(--random)?", printed)
+    assert len(probes) == 6
+    assert ("svm", "PSB26", "") not in probes
+    assert ("fewshot", "ModelNet40", "--random") not in probes
 
 
 def test_a_failing_line_stops_the_table(tmp_path):

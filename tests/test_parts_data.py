@@ -13,6 +13,7 @@ import torch
 import trimesh
 from conftest import ROOT
 
+from data.batches import training_batches
 from data.cameras import project
 from data.datasets import Part, PointSet, ViewSet
 from data.meshes import load_mesh
@@ -184,11 +185,20 @@ def test_parts_are_part_of_what_the_hash_says(balls, tmp_path):
     again = open_split("Balls", "train", tmp_path)
     assert again.path.read_bytes() == balls.path.read_bytes()
     labels = source / "ball" / "train" / "ball_1_labels.txt"
-    labels.write_text(labels.read_text().replace("cap", "lid"))
+    rows = labels.read_text().splitlines()
+    labels.write_text(
+        "\n".join([rows[2], rows[1], rows[0], rows[3]])
+    )  # each name to the other half
     prepare(parse(words))
     changed = open_split("Balls", "train", tmp_path)
-    assert changed.part_names == {"ball": ["cap", "base", "lid"]}
+    assert changed.part_names == balls.part_names
     assert changed.data_hash != balls.data_hash
+    for path in source.rglob("*_labels.txt"):
+        path.write_text(path.read_text().replace("cap", "lid"))
+    prepare(parse(words))
+    renamed = open_split("Balls", "train", tmp_path)
+    assert renamed.part_names == {"ball": ["lid", "base"]}
+    assert renamed.data_hash not in (changed.data_hash, balls.data_hash)
 
 
 def edited(split, tmp_path, change):
@@ -317,18 +327,23 @@ def test_random_views_are_views_of_their_shape(shapes, workers, keep):
 
 
 def test_balanced_classes_come_evenly(shapes):
-    first_four = np.flatnonzero(shapes.labels < 4)
-    uneven = Part(shapes, np.concatenate([first_four, np.flatnonzero(shapes.labels >= 4)[::2]]))
-    draw = ViewSet(uneven, CPU).training(
-        10, ViewAugmentation(), seed=0, views_per_shape=1, balanced=True
-    )
-    labels = torch.cat([batch["label"] for epoch in range(8) for batch in draw(epoch)])
-    counts = torch.bincount(labels, minlength=16)
-    assert len(labels) == 8 * 20
-    assert counts.min() >= 8 and counts.max() <= 16  # 20 places for 16 classes, eight times
-    epoch = torch.cat([batch["index"] for batch in draw(3)])
-    assert torch.equal(epoch, torch.cat([batch["index"] for batch in draw(3)]))
-    assert set(epoch.tolist()) <= set(uneven.members.tolist())
+    labels = np.repeat([0, 1, 2], [20, 5, 2])
+    drawn = training_batches(np.arange(1, 27), 8, 3, 0, labels).flatten().numpy()
+    assert len(drawn) == 24
+    assert np.bincount(labels[drawn]).tolist() == [8, 8, 8]
+    assert np.bincount(drawn, minlength=27)[[0, 25, 26]].tolist() == [0, 4, 4]
+    assert np.bincount(drawn)[20:25].min() >= 1  # all of a class before any of it again
+    assert np.bincount(drawn)[:20].max() == 1
+    assert (np.diff(labels[drawn]) != 0).sum() > 6  # mixed
+    other = training_batches(np.arange(1, 27), 8, 3, 1, labels).flatten().numpy()
+    assert not np.array_equal(other, drawn)
+
+    uneven = Part(shapes, np.array([0, 1, 2, 4, 6]))  # of classes 0, 0, 1, 2, 3
+    draw = ViewSet(uneven, CPU).training(4, ViewAugmentation(), 0, 1, balanced=True)
+    for epoch in range(4):
+        (batch,) = draw(epoch)
+        assert sorted(batch["label"].tolist()) == [0, 1, 2, 3]
+        assert torch.equal(batch["views"], next(draw(epoch))["views"])
 
 
 def make_plain(folder, ids):

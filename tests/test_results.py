@@ -1,18 +1,23 @@
 """Metrics, the table of results, checkpoints and atomic files."""
 
+import csv
 import dataclasses
 import multiprocessing
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from models.students import ENCODERS
 from scripts import make_tables
 from scripts.choose_weight import choose, task_weight
 from utils import checkpoint, results
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import atomic_path
 from utils.metrics import accuracies, confusion_matrix, score
+from utils.report import EXCHANGED, method_label
+from utils.settings import DistillSettings, StudentConfig
 
 ROW = results.Result(
     time="2026-01-01 00:00",
@@ -163,3 +168,146 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_older_table_is_read_and_gets_the_new_columns_with_its_next_row(tmp_path):
+    table = tmp_path / "results.csv"
+    newer = row(
+        run="new", task="segmentation", mean_class=None, instance_miou=70.5, class_miou=60.0
+    )
+    results.append(table, row())
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    assert len(results.REQUIRED) == 21
+    old = [
+        ",".join(line[:8]) for line in lines
+    ]  # a file that lacks columns which were always there
+    (tmp_path / "cut.csv").write_text("\n".join(old) + "\n")
+    with pytest.raises(DataError, match=r"cut.csv has the columns time,.*method, expected"):
+        results.read(tmp_path / "cut.csv")
+    with pytest.raises(DataError, match="cut.csv has the columns"):
+        results.append(tmp_path / "cut.csv", newer)
+    assert (tmp_path / "cut.csv").read_text() == "\n".join(old) + "\n"
+
+    write_old_form(table, [row(), row(run="b, with a comma")])
+    assert results.read(table) == [row(), row(run="b, with a comma")]
+    results.append(table, newer)
+    assert table.read_text().startswith(",".join(results.COLUMNS) + "\n")
+    assert results.read(table) == [row(), row(run="b, with a comma"), newer]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".csv"] == []
+
+
+def write_old_form(path, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, results.REQUIRED, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(one) for one in rows)
+
+
+def test_two_programs_upgrade_an_older_table_at_once(tmp_path):
+    """The file that one of them waits for is replaced by the other."""
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        table = tmp_path / f"{attempt}.csv"
+        write_old_form(table, [row(seed=999)])
+        writers = [context.Process(target=append_many, args=(table, first)) for first in (0, 100)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        seeds = sorted(one.seed for one in results.read(table))
+        assert seeds == [*range(25), *range(100, 125), 999]
+
+
+def test_each_kind_has_its_own_rows():
+    parts = {"task": "segmentation", "mean_class": None, "instance_miou": 80.0, "class_miou": 70.0}
+    parts |= {"instance_miou_lenient": 81.0, "class_miou_lenient": 71.0}
+    svm = "linear SVM, C {} of 0.001 0.01"
+    rows = [
+        row(data="ModelNet40"),
+        row(data="ModelNet40", run="s_s0", **parts),
+        row(data="ModelNet40", run="p_s0", task="svm", protocol=svm.format("0.001"), overall=80.0),
+        row(
+            data="ModelNet40",
+            run="p_s1",
+            task="svm",
+            protocol=svm.format("0.01"),
+            overall=82.0,
+            seed=1,
+        ),
+        row(
+            data="ModelNet40", run="p_s0", task="fewshot", protocol="5-way 10-shot", deviation=3.25
+        ),
+        row(data="ModelNet40", run="Set_ablation_l2_s0", method="pointmcd, l2"),
+    ]
+    rows = make_tables.latest(rows)
+    assert len(rows) == 6
+    whole = make_tables.table(rows, "ModelNet40")
+    assert "l2" not in whole
+    assert whole.count("| pointnet, 1024 points | pointmcd |") == 1
+    assert "| pointnet |  |  |  |  |  |  |  |  | 90.6 (yanx27/" in whole
+    assert "dgcnn" not in whole  # published figures stand beside rows of ours only
+    segmentation = make_tables.table(rows, "ModelNet40", "segmentation")
+    assert "| 80.0 | 70.0 | 81.0 | 71.0 | 60.0 | 1 |" in segmentation
+    assert "published" not in segmentation
+    probes = make_tables.table(rows, "ModelNet40", "probe")
+    assert "| linear SVM, C 0.001, 0.01 of 0.001 0.01 | 30 | 81.0 ± 1.4 |" in probes
+    assert "| 60.0 ± 3.2 (episodes) | 50.0 | 1 |" in probes
+    assert "CrossPoint, linear SVM" in probes
+    ablation = make_tables.table(rows, "ModelNet40", "ablation")
+    assert ablation.count("\n| pointnet, 1024 points") == 2
+    widths = {line.count("|") for line in probes.splitlines()}
+    assert len(widths) == 1
+    with pytest.raises(DataError, match=r"no row for Set \(probe\)"):
+        make_tables.table([row()], "Set", "probe")
+
+
+def test_markers_name_the_kind(tmp_path):
+    table, readme = tmp_path / "results.csv", tmp_path / "README.md"
+    results.append(table, row(task="svm", protocol="linear SVM, C 1 of 1"))
+    readme.write_text("<!-- table Set probe -->\n<!-- end of table -->\n")
+    make_tables.main(["--results", str(table), "--readme", str(readme)])
+    assert "| linear SVM, C 1 of 1 |" in readme.read_text()
+    readme.write_text("<!-- table Set probes -->\n<!-- end of table -->\n")
+    with pytest.raises(ConfigError, match="kind 'probes'"):
+        make_tables.main(["--results", str(table), "--readme", str(readme)])
+
+
+def test_published_figures_have_a_value_and_a_source():
+    for name, kinds in yaml.safe_load(make_tables.PUBLISHED.read_text()).items():
+        assert set(kinds) <= set(make_tables.KINDS), name
+        for lines in kinds.values():
+            for model, what, value, source in lines:
+                assert model in ENCODERS
+                assert all(isinstance(word, str) for word in (what, value, source))
+                assert source
+                assert value[0].isdigit()
+
+
+def test_a_row_names_what_was_exchanged_and_where_the_encoder_started():
+    config = StudentConfig(data={"name": "Set"}).model_dump(mode="json")
+    assert method_label(config) == "pointmcd"
+    config["distill"] |= {"views": 4, "distance": "l2", "visibility": "random"}
+    assert method_label(config) == "pointmcd, l2, visibility random, 4 views"
+    config["distill"] |= {"views": None, "shuffle_codes": True, "pooling": "global"}
+    config["student"]["init"] = "ckpt/student/Set_pointnet_unsupervised_s2_e10.pth"
+    words = "pointmcd, global pooling, l2, visibility random, shuffled codes"
+    assert method_label(config) == f"{words}, from Set_pointnet_unsupervised_e10"
+    config["loss"]["distill"] = 0
+    assert method_label(config) == "baseline, from Set_pointnet_unsupervised_e10"
+
+
+def test_every_setting_of_distillation_that_changes_a_run_is_named():
+    """A new one must not put its runs into the line of the whole method."""
+    named = {"bank", "method", *EXCHANGED}
+    assert set(DistillSettings.model_fields) == named
+    for name, (default, _) in EXCHANGED.items():
+        assert DistillSettings.model_fields[name].default == default
+
+
+def test_the_weight_of_part_segmentation_is_chosen_by_its_miou():
+    held = {"method": "baseline", "split": "val", "task": "segmentation"}
+    rows = [
+        row(run="a", recipe="task 0.1; sgd", overall=99.0, instance_miou=50.0, **held),
+        row(run="b", recipe="task 1; sgd", overall=40.0, instance_miou=60.0, epochs=20, **held),
+    ]
+    assert choose(rows, "Set", "pointnet", None) == 1.0

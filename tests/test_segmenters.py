@@ -18,7 +18,12 @@ from models.curvenet_seg import CurveNetSegmenter
 from models.dgcnn_seg import DGCNNSegmenter, TwoLayerEdgeConv
 from models.layers import linear_of_parts, one_hot_category
 from models.pointnet import PointNet
-from models.pointnet2_seg import pointnet2_msg_segmenter, pointnet2_ssg_segmenter
+from models.pointnet2 import Scale
+from models.pointnet2_seg import (
+    PointNet2Segmenter,
+    pointnet2_msg_segmenter,
+    pointnet2_ssg_segmenter,
+)
 from models.pointnet_seg import PointNetSegmenter
 from models.pointops import ball_query, farthest_point_sample, gather_rows, knn
 from models.segmenters import SEGMENTERS

@@ -99,11 +99,14 @@ def test_nearest_pixels_of_a_plate_belong_to_the_nearest_point():
     place = np.stack([column, row], axis=-1)[:, None] + 0.5
     distance = np.linalg.norm(splats.centres[0, None, :, :2] - place, axis=-1)  # (pixels, points)
     chosen = np.take_along_axis(distance, splats.point_index[view, row, column][:, None], 1)[:, 0]
-    assert (chosen <= distance.min(axis=1) + 1e-3).all()
+    # Away from the rim: there 4th neighbours are further, discs larger and domes flatter.
+    middle = np.abs(place[:, 0] - 64).max(axis=1) < 20
+    assert middle.sum() > 1000
+    assert (chosen <= distance.min(axis=1) + 1e-3)[middle].all()
 
 
 def test_the_order_of_the_points_changes_nothing():
-    points, _ = cloud_of("airplane")
+    points, _ = cloud_of("plane")
     cameras = make_cameras(find_rig("ring12"), 64)
     normals, order = estimate_normals(points), np.random.default_rng(1).permutation(len(points))
     images, shown = draw_splats(points, normals, cameras)
@@ -137,7 +140,7 @@ def test_views_look_like_those_of_the_mesh(shading, share):
 
 def test_visibility_agrees_with_rays():
     scores = []
-    for name in ("chair", "airplane", "mug", "car"):
+    for name in ("chair", "plane", "mug", "car"):
         points, shape = cloud_of(name)
         cameras = make_cameras(find_rig("ring12"), 128)
         truth = see_points(RayScene(shape.vertices, shape.faces), points, cameras.centres)
@@ -162,6 +165,8 @@ def test_bad_clouds_are_refused():
         see_splats(points[:3], cameras)
     with pytest.raises(DataError, match="camera 0 is inside"):
         make_splats(points * 5, points, cameras)
+    with pytest.raises(DataError, match="behind a camera"):
+        make_splats(points + np.array([2.0, 0, 2.7]), points, cameras)
     with pytest.raises(ConfigError, match="there are grey"):
         draw_splats(points, points, cameras, "red")
     assert see_splats(np.zeros((4, 3)), cameras).all()

@@ -13,6 +13,7 @@ from torch import nn
 import export_teacher
 import train_teacher
 from data.bank import Bank, write_bank
+from data.datasets import Part, ViewSet
 from data.storage import open_split
 from models.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
 from models.methods import build_method
@@ -91,7 +92,8 @@ def test_channel_attention_weighs_channels():
 def test_stages_are_those_of_vgg_with_attention_between(tmp_path):
     torch.manual_seed(2)
     vgg = with_random_statistics(torchvision.models.vgg11_bn(weights=None)).eval()
-    torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
+    state = {k: v for k, v in vgg.state_dict().items() if k.startswith("features.")}
+    torch.save(state, tmp_path / "vgg.pth")
     backbone = AttentionVGG(str(tmp_path / "vgg.pth")).eval()
     images = maps = torch.rand(2, 3, 64, 48)
     found = backbone.maps(images)
@@ -309,12 +311,14 @@ def test_a_bank_without_logits(tmp_path):
 
 
 def words_for(workshop, config, name, *words):
+    """Arguments of train_teacher.py for one epoch of three steps."""
     return [
         f"scripts/configs/demo/{config}.yaml",
         "data.name=Tiny",
         f"data.root={workshop.root}",
         "train.epochs=1",
-        "train.batch_size=8",
+        "data.size=16",
+        "train.batch_size=16",
         "train.eval_every=1",
         "run.device=cpu",
         "run.threads=1",
@@ -348,7 +352,8 @@ def test_from_pixels_to_a_bank(workshop, tmp_path):
         bank, teacher = Bank(bank_path), load_model(path)
         assert set(bank.arrays) == {"view_codes", "codes"}
         bank.check(split)
-        out = teacher(torch.from_numpy(split.views(5))[None, :, None])
+        shape = ViewSet(Part(split, np.array([5])), torch.device("cpu"), 16)
+        out = teacher(next(shape.evaluation(1))["views"])
         codes = bank.view_codes([split.ids[5]])
         np.testing.assert_allclose(codes, out.view_codes.numpy(), rtol=2e-3, atol=2e-3)
         np.testing.assert_array_equal(bank.codes([split.ids[5]]), codes.max(axis=1))

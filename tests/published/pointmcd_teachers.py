@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from published.pointmcd_students import Conv, Dense, per_point
 
@@ -82,7 +83,7 @@ class Stages(nn.Module):
 
     def __init__(self):
         super().__init__()
-        vgg = torchvision.models.vgg11_bn(weights=None).features
+        vgg = make_layers(cfgs["A"], batch_norm=True)
         attentions = Spatial(7), Spatial(5), Channel(512), Channel(512)
         for place, attention in enumerate(attentions):
             stage = nn.Sequential(*vgg[7 * place : 7 * place + 7])
