@@ -1,11 +1,12 @@
 """Convert weights that others published into a checkpoint of this project.
 
-    python -m scripts.convert_release IN.pth OUT.pth
+    python -m scripts.convert_release IN.pth OUT.pth [--classes NAMES.txt]
 
 IN is a state dict of PointMCD's release (both classification and both part-segmentation students,
-the three teachers' files) or of one of the public encoders: CurveNet's classification network,
-PointNet++ SSG and MSG for classification and part segmentation in yanx27's PyTorch. Which one it is
-follows from its names and shapes. OUT goes into ``test.py OUT --data NAME``, into
+the three teachers) or of one of the public encoders: CurveNet's classification network, PointNet++
+SSG and MSG for classification and part segmentation in yanx27's PyTorch. Which one it is follows
+from its names and shapes. The 40 classes of ModelNet40 and the 16 categories of ShapeNetPart get
+their names, others those of NAMES.txt. OUT goes into ``test.py OUT --data NAME``, into
 ``train_student.py ... student.init=OUT`` and into ``utils.checkpoint.load_model``.
 
 A state dict inside ``model_state_dict`` and the prefix ``module.`` of DataParallel are understood.
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.cloud_sources import SHAPENET_PARTS, part_names
 from models.release.convert import Converted, convert
 from utils import checkpoint
 from utils.errors import DataError, run_main
@@ -34,11 +36,6 @@ MODELNET40 = """
     flower_pot glass_box guitar keyboard lamp laptop mantel monitor night_stand person piano plant
     radio range_hood sink sofa stairs stool table tent toilet tv_stand vase wardrobe xbox
 """
-SHAPENETPART = """
-    Airplane Bag Cap Car Chair Earphone Guitar Knife Lamp Laptop Motorbike Mug Pistol Rocket
-    Skateboard Table
-"""
-SHAPENETPART_PARTS = 50
 VIEW_SIDE = 224
 
 # NumPy numbers, which some training scripts store beside the weights, under their old names too.
@@ -56,11 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", metavar="IN", help="published state dict")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
+    parser.add_argument(
+        "--classes", metavar="FILE", help="class names (in segmentation, categories), one a line"
+    )
     options = parser.parse_args(arguments)
     converted = convert(read_state(options.source), options.source)
     release, build = converted.release, converted.build
-    classes = class_names(build)
-    record = training_record(converted, options.source)
+    classes = read_names(options.classes, build) if options.classes else class_names(build)
+    record = training_record(converted, options.source, classes)
     config = configuration(converted)
     checkpoint.save_model(
         options.target, release.role, converted.network, build, classes, config, record
@@ -114,12 +114,27 @@ def class_names(build: dict[str, Any]) -> list[str]:
     if build["task"] == "autoencoder":
         return []
     if build["task"] == "segmentation":
-        known, count = SHAPENETPART.split(), build["num_categories"]
-        fits = (build["num_classes"], count) == (SHAPENETPART_PARTS, len(known))
+        known, count = list(SHAPENET_PARTS), build["num_categories"]
+        fits = (build["num_classes"], count) == (sum(SHAPENET_PARTS.values()), len(known))
     else:
         known, count = MODELNET40.split(), build["num_classes"]
         fits = count == len(known)
     return known if fits else [f"class_{place}" for place in range(count)]
+
+
+def read_names(path: str, build: dict[str, Any]) -> list[str]:
+    """The names in a text file; DataError unless there is one for each class or category."""
+    try:
+        names = Path(path).read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a list of class names: {error}") from error
+    count = len(class_names(build))
+    if len(names) != count or len(set(names)) != count:
+        raise DataError(
+            f"{path} lists {len(set(names))} different names on {len(names)} lines, the network "
+            f"has {count} classes or categories: expected one line for each, in their order"
+        )
+    return names
 
 
 def configuration(converted: Converted) -> dict[str, Any]:
@@ -143,9 +158,10 @@ def configuration(converted: Converted) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def training_record(converted: Converted, source: str) -> dict[str, Any]:
+def training_record(converted: Converted, source: str, classes: list[str]) -> dict[str, Any]:
     """The fields of a training, empty, and ``released``: whose weights these are."""
     release = converted.release
+    known = converted.build["task"] == "segmentation" and classes == list(SHAPENET_PARTS)
     return {
         "epochs": 0,
         "seconds": 0.0,
@@ -153,6 +169,7 @@ def training_record(converted: Converted, source: str) -> dict[str, Any]:
         "commit": "",
         "device": "",
         "processes": 0,
+        "part_names": {name: part_names(name) for name in classes} if known else {},
         "data_hash": "",
         "recipe_hash": "",
         "val_fraction": 0.0,

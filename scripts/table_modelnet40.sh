@@ -5,7 +5,7 @@
 # trains the teacher, exports its codes, trains the students, tests them and prints the table, into
 # which published figures go as a column of their own. TIME_LINE
 #   TEACHER_WEIGHTS=PATH   ImageNet weights of the teacher's backbone (default: torchvision's)
-#   REDUCED=1              what a CPU can do: PointNet for 10 epochs in batches of 32 and bfloat16,
+#   REDUCED=1              what a CPU can do: PointNet on 512 points for 5 epochs in batches of 32 and bfloat16,
 #                          SqueezeNet on small views as the teacher; the table shows the epochs
 # scripts/table_functions.sh lists what else can be chosen.
 set -euo pipefail

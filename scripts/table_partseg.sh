@@ -14,7 +14,7 @@ DATA=${DATA:-LabeledPSB}
 ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
 case $DATA in
     LabeledPSB)
-        CONFIGS=scripts/configs/labeledpsb EPOCHS_USUAL=40
+        CONFIGS=scripts/configs/labeledpsb EPOCHS_USUAL=15
         AUTOENCODER=$CONFIGS/teacher_autoencoder.yaml SEGMENTER=$CONFIGS/teacher_partseg.yaml
         ;;
     *)

@@ -13,6 +13,7 @@ from conftest import ROOT
 from published import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
 from torch import nn
 
+import test
 import train_student
 from models.release.convert import convert as convert_state
 from models.release.networks import RELEASES
@@ -57,10 +58,10 @@ def scattered(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def convert(state, folder: Path) -> Path:
+def convert(state, folder: Path, *words: str) -> Path:
     source, target = folder / "in.pth", folder / "out.pth"
     torch.save(state, source)
-    convert_release.main([str(source), str(target)])
+    convert_release.main([str(source), str(target), *words])
     return target
 
 
@@ -136,6 +137,8 @@ def test_the_checkpoint_says_whose_weights_it_holds(tmp_path):
     assert content["classes"][:2] == ["Airplane", "Bag"] and len(content["classes"]) == 16
     assert content["config"]["data"]["name"] == "ShapeNetPart"
     assert content["config"]["data"]["points"] == 2048
+    parts = content["training"]["part_names"]
+    assert sum(map(len, parts.values())) == content["build"]["num_classes"]
     released = content["training"]["released"]
     assert released["network"] == "PointNet_Seg_Distiller" and released["file"] == "in.pth"
     assert "PointMCD" in released["source"] and len(released["sha256"]) == 64
@@ -240,6 +243,29 @@ def test_a_published_encoder_starts_a_run(workshop, tmp_path):
     start, trained = read_model(path)["model"], read_model(workshop.student("from_release"))
     key = "encoder.rest.linears.1.weight"
     torch.testing.assert_close(trained["model"][key], start[key], rtol=1e-4, atol=1e-6)
+
+
+def test_a_published_network_is_tested_as_it_is(workshop, tmp_path):
+    classes = read_model(workshop.teacher)["classes"]
+    (tmp_path / "names.txt").write_text("\n".join(classes))
+    state = scattered(pointmcd_students.PointNetCls(len(classes))).state_dict()
+    path = convert(state, tmp_path, "--classes", str(tmp_path / "names.txt"))
+    assert read_model(path)["classes"] == classes
+    words = ["--data", "Tiny", "--root", str(workshop.root), "--points", "64"]
+    words += ["--device", "cpu", "--threads", "1"]
+    words += ["--results", str(tmp_path / "results.csv"), "--pictures", str(tmp_path)]
+    test.main([str(path), *words])
+    row = (tmp_path / "results.csv").read_text()
+    assert "released" in row and "pointnet" in row
+
+
+def test_a_list_of_other_classes_is_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("chair\nchair\ntable\n")
+    state = scattered(pointmcd_students.PointNetCls(3)).state_dict()
+    with pytest.raises(DataError, match="2 different names on 3 lines"):
+        convert(state, tmp_path, "--classes", str(tmp_path / "names.txt"))
+    with pytest.raises(DataError, match="cannot be read"):
+        convert(state, tmp_path, "--classes", str(tmp_path / "nowhere.txt"))
 
 
 def test_tables_name_every_layer_once():

@@ -95,7 +95,7 @@ def test_every_line_of_the_ablation_is_parsed(tmp_path):
     done = parse_script("table_ablation.sh", tmp_path, SEEDS="1")
     assert done.returncode == 0, done.stderr + done.stdout
     logs = list((tmp_path / "logs").glob("PSB26_ablation_*_s1.log"))
-    assert len(logs) == 15
+    assert len(logs) == 14
     assert all(path.read_text().count("parsed") == 2 for path in logs)
     done = parse_script("table_ablation.sh", tmp_path, VARIANTS="views5")
     assert done.returncode != 0
