@@ -2,12 +2,13 @@
 
     python train_student.py scripts/configs/pointnet.yaml data.name=NAME distill.bank=FILE
     python train_student.py scripts/configs/pointnet.yaml data.name=NAME loss.distill=0
-    python train_student.py scripts/configs/pointnet.yaml data.name=NAME distill.bank=FILE loss.task=0
+    python train_student.py scripts/configs/partseg_pointnet.yaml data.name=NAME distill.bank=FILE
 
-The second line is the baseline: the same path with the weight of distillation at 0. The third one
-pre-trains without labels; ``student.init=CKPT`` starts another run from its encoder. The run goes to
-expt/runs/<run>/, the student to ckpt/student/<run>.pth. The same command resumes a run that was
-interrupted. Under ``torchrun --nproc_per_node=N`` it trains on N processes.
+The second line is the baseline: the same path with the weight of distillation at 0. With
+``loss.task=0`` the student is pre-trained without labels; ``student.init=CKPT`` starts another run
+from its encoder. The run goes to expt/runs/<run>/, the student to ckpt/student/<run>.pth. The same
+command resumes a run that was interrupted. Under ``torchrun --nproc_per_node=N`` it trains on N
+processes.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class StudentOutput:
 class TeacherOutput:
     """What a multi-view teacher returns for a batch of shapes seen from V views each.
 
-    ``view_codes`` (B, V, 512) and ``code`` (B, 512) end in a ReLU or are means of what does, and are
-    therefore not negative.
+    ``view_codes`` (B, V, 512) and ``code`` (B, 512) end in a ReLU or are means of what does: they
+    are not negative.
     Classification: ``view_logits`` (B, V, K) and ``logits`` (B, K) from one shared classifier.
     Segmentation: ``view_logits`` and ``logits`` are the same (B, V, K + 1, H, W), for every pixel
     over the parts of all categories and the background, which comes last.

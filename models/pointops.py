@@ -90,7 +90,9 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
     ``points`` (B, N, C) and ``queries`` (B, S, C) may be positions or features. In three dimensions
     distances are sums of squared differences, and equal points have equal distances. In feature
     space they come from the expansion |p|^2 - 2 p.q (less |q|^2, which orders nothing), because
-    the differences would cost C times the memory traffic.
+    the differences would cost C times the memory traffic. Both are first taken from the first
+    point of the cloud: that changes no distance, and what all features share would otherwise cancel
+    at the price of the last digits of their differences.
 
     Raises:
         ConfigError: if N < k.
@@ -101,7 +103,11 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
     position = torch.arange(count, device=points.device)
     parts = []
     for some_points, some_queries in _by_clouds(points, queries):
-        distance = (_squared_distances if exact else _feature_order)(some_queries, some_points)
+        if exact:
+            distance = _squared_distances(some_queries, some_points)
+        else:
+            origin = some_points[:, :1]
+            distance = _feature_order(some_queries - origin, some_points - origin)
         # One integer orders by distance, then index: the bits of a float ascend with its value once
         # those of a negative one are flipped but for the sign.
         bits = distance.view(torch.int32)

@@ -90,7 +90,8 @@ def alignment_loss(
         student_codes, teacher_codes: (B, V, D); no gradient flows to the teacher's.
         has_visible: (B, V) bool, False for views that see no point.
         distance: ``l1``, the mean absolute difference of the channels (the paper's); ``l2``, the
-            mean squared difference; ``cosine``, one minus the cosine of the angle between the codes.
+            mean squared difference; ``cosine``, one minus the cosine of the angle between the
+            codes.
 
     Returns:
         Scalar; zero (with a gradient of zero) when no view of the batch sees a point.

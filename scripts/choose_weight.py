@@ -47,8 +47,9 @@ def choose(rows: list[results.Result], data: str, model: str, epochs: int | None
             scores[task_weight(row.recipe)].append(value)
     if not scores:
         raise DataError(
-            f"no baseline of {model} with {epochs or 'any'} epochs was tested on the validation split of "
-            f"{data}: train with loss.distill=0 protocol.val_fraction=0.2 and test with --split val"
+            f"no baseline of {model} with {epochs or 'any'} epochs was tested on the validation "
+            f"split of {data}: train with loss.distill=0 protocol.val_fraction=0.2 and test with "
+            "--split val"
         )
     return min(scores, key=lambda weight: (-mean(scores[weight]), weight))
 

@@ -19,8 +19,10 @@ from utils.errors import ConfigError
 
 CLASSES = 7
 CARRYING = {"pointnet2_ssg": 128, "pointnet2_msg": 128, "curvenet": 64}  # the others: all points
+CARRYING["curvenet_released"] = CARRYING["curvenet"]
 # Fewest points: centres of the first level, second resolution, neighbours.
 SMALLEST = {"pointnet2_ssg": 512, "pointnet2_msg": 512, "curvenet": 256, "dgcnn": 20}
+SMALLEST["curvenet_released"] = SMALLEST["curvenet"]
 
 # Parameters for 40 classes, part by part. A layer of a -> b channels has a * b weights, b biases if
 # its network has them, and 2 * b of its normalisation. The sums are those of the weights that the
@@ -45,6 +47,7 @@ PARAMETERS = {
     + 526_336
     + 1_070_120,
 }
+PARAMETERS["curvenet_released", "published"] = PARAMETERS["curvenet", "published"]
 
 every_encoder = pytest.mark.parametrize("name", list(ENCODERS))
 

@@ -247,3 +247,11 @@ def first_attaining(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         row = int((column == column.max()).nonzero()[0])
         gradient[sample, row, channel] = weight[sample, channel]
     return gradient
+
+
+def test_neighbours_of_features_that_share_a_large_part_are_exact():
+    torch.manual_seed(0)
+    features = 10 + 0.1 * torch.randn(2, 512, 64)
+    distance = torch.cdist(features.double(), features.double())
+    expected = distance.topk(20, dim=2, largest=False).indices.sort(dim=2).values
+    assert torch.equal(knn(features, features, 20).sort(dim=2).values, expected)

@@ -29,11 +29,12 @@ Batch = dict[str, Tensor]
 class Work:
     """What an entry script hands to :func:`fit`.
 
-    ``method``: module with ``forward(batch) -> output`` (``.losses`` and, for the training accuracy,
-    ``.logits`` and ``.target`` or None) and ``total(losses)``. ``batches(epoch)``: the batches of
-    this process, on the device, each a dict with ``index``. ``steps``: their number. ``evaluate()``: outputs on the watched shapes, as
-    :func:`predict` gives them. ``measure(outputs)``: metrics by name, for the log.
-    ``pictures(writer, epoch, outputs)``: images and embeddings for TensorBoard.
+    ``method``: module with ``forward(batch) -> output`` (``.losses`` and, for the accuracy of
+    training, ``.logits`` and ``.target`` or None) and ``total(losses)``. ``batches(epoch)``: the
+    batches of this process, on the device, each a dict with ``index``. ``steps``: their number.
+    ``evaluate()``: outputs on the watched shapes, as :func:`predict` gives them.
+    ``measure(outputs)``: metrics by name, for the log. ``pictures(writer, epoch, outputs)``: images
+    and embeddings for TensorBoard.
     """
 
     method: nn.Module

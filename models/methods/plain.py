@@ -16,7 +16,8 @@ class Plain(Method):
     """Smoothed cross-entropy on the labels, and the encoder's own regularisers.
 
     Batch: ``points`` (B, N, 3), ``label`` (B,) int64, and for part segmentation ``parts`` (B, N)
-    int64, -1 where a point has no label; the label is the category there, which the network is told.
+    int64, -1 where a point has no label; ``label`` is there the category, which the network is
+    told.
     Terms: ``task``, and ``transform``, the feature-transform regulariser, which only PointNet has;
     for other encoders its weight has no effect.
     """

@@ -1,0 +1,119 @@
+"""test.py beyond classification: parts, pixels, one cloud, probes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import test as test_program
+import train_student
+import train_teacher
+from data.storage import open_split
+from utils import results
+from utils.checkpoint import load_model
+from utils.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def segmented(workshop) -> Path:
+    words = ["data.points=256", "loss.distill=0", "loss.task=1"]
+    train_student.main(workshop.student_words("parts_s0", *words, config="labeledpsb/pointnet"))
+    return workshop.student("parts_s0")
+
+
+def test_a_segmentation_student_is_tested_by_its_parts(workshop, segmented, tmp_path, capsys):
+    table = tmp_path / "results.csv"
+    test_program.main([str(segmented), "--results", str(table), "--pictures", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 16 + 3
+    (row,) = results.read(table)
+    split = open_split("Tiny", "test", workshop.root)
+    student, parts = load_model(segmented), split.global_parts()[:, :256]
+    points = torch.from_numpy(split.points()[:, :256])
+    logits = student(points, torch.from_numpy(split.labels)).logits
+    found, ious = np.empty_like(parts), []
+    for shape, label in enumerate(split.labels):
+        begin, end = split.part_ranges[label]
+        found[shape] = logits[shape, :, begin:end].argmax(dim=1) + begin
+        ious.append([])
+        for part in range(begin, end):
+            both = ((found[shape] == part) & (parts[shape] == part)).sum()
+            either = ((found[shape] == part) | (parts[shape] == part)).sum()
+            ious[-1].append(both / either if either else 1.0)
+    expected = 100 * np.mean([np.mean(shape) for shape in ious])
+    assert row.instance_miou == pytest.approx(expected, abs=1e-3)
+    assert row.overall == pytest.approx(100 * (found == parts).mean(), abs=1e-3)
+    assert row.class_miou == pytest.approx(row.instance_miou, abs=1e-3)  # 2 shapes of each class
+    assert row.instance_miou_lenient >= row.instance_miou
+    assert (row.task, row.mean_class) == ("segmentation", None)
+    assert (tmp_path / "parts_s0_Tiny_test.png").stat().st_size > 10_000
+    with pytest.raises(ConfigError, match="classification student"):
+        test_program.main([str(segmented), "--probe", "svm"])
+
+
+def test_the_parts_of_one_cloud(workshop, segmented, tmp_path, capsys):
+    np.save(tmp_path / "cloud.npy", open_split("Tiny", "test", workshop.root).points()[0])
+    words = [str(segmented), "--cloud", str(tmp_path / "cloud.npy"), "--pictures", str(tmp_path)]
+    test_program.main([*words, "--category", "bus"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("512 points, 256 used")
+    names = open_split("Tiny", "test", workshop.root).part_names["bus"]
+    assert [line.split("%")[1].strip() for line in lines[1:-1]] == names
+    assert sum(float(line.split("%")[0]) for line in lines[1:-1]) == pytest.approx(100, abs=0.1)
+    assert (tmp_path / "cloud_parts.png").stat().st_size > 5000
+    with pytest.raises(ConfigError, match="found --category buss.*did you mean 'bus'"):
+        test_program.main([*words, "--category", "buss"])
+    with pytest.raises(ConfigError, match="found --category None"):
+        test_program.main(words)
+
+
+def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_path, capsys):
+    train_student.main(workshop.student_words("unlabelled", "loss.task=0"))
+    path, table = workshop.student("unlabelled"), tmp_path / "results.csv"
+    with pytest.raises(ConfigError, match=r"without labels \(loss.task=0\)"):
+        test_program.main([str(path), "--results", str(table)])
+    common = [str(path), "--results", str(table)]
+    few = ["--probe", "fewshot", "--ways", "4", "--shots", "2", "--queries", "2"]
+    for words in (["--probe", "svm"], ["--probe", "svm", "--random-weights", "1"], few):
+        test_program.main([*common, *words])
+    learned, random, episodes = results.read(table)
+    assert (learned.run, random.run) == ("unlabelled", "unlabelled_random1")
+    assert learned.method == "pointmcd on Tiny without labels"
+    assert (random.method, random.epochs, random.seed) == ("random weights", 0, 1)
+    assert random.checkpoint != learned.checkpoint == episodes.checkpoint
+    assert [row.task for row in (learned, random, episodes)] == ["svm", "svm", "fewshot"]
+    assert episodes.protocol.startswith("4-way 2-shot")
+    assert episodes.deviation >= 0
+    chosen = float(learned.protocol.split()[3])
+    assert f"{chosen:g}: " in capsys.readouterr().out
+    for words in (["--random-weights", "1"], ["--probe", "svm", "--split", "val"]):
+        with pytest.raises(SystemExit) as caught:
+            test_program.main([*common, *words])
+        assert caught.value.code == 2
+    with pytest.raises(DataError, match="16 classes have 3 training and 2 test") as caught:
+        test_program.main(
+            [*common, "--probe", "fewshot", "--shots", "3", "--ways", "17", "--queries", "2"]
+        )
+
+
+@pytest.mark.parametrize("task", ["autoencoder", "partseg"])
+def test_a_teacher_of_pixels_is_tested(workshop, tmp_path, capsys, task):
+    words = [f"scripts/configs/demo/teacher_{task}.yaml", "data.name=Tiny", "train.epochs=1"]
+    words += [f"data.root={workshop.root}", f"run.name={task}", f"run.runs={workshop.folder}/runs"]
+    words += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
+    train_teacher.main([*words, "train.pictures=false"])
+    said = capsys.readouterr().out
+    table, path = tmp_path / "r.csv", workshop.folder / "ckpt" / "teacher" / f"{task}.pth"
+    test_program.main([str(path), "--results", str(table), "--pictures", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert (tmp_path / f"{task}_Tiny_test.png").stat().st_size > 5000
+    if task == "autoencoder":
+        assert not table.exists()  # it has no accuracy
+        error = float(printed.split("mean absolute error ")[1].split()[0])
+        assert error == pytest.approx(float(said.split("eval/pixel ")[1].split()[0]), abs=1e-3)
+    else:
+        (row,) = results.read(table)
+        assert "of the pixels right" in printed
+        logged = float(said.split("eval/instance_miou ")[1].split()[0])
+        assert row.instance_miou == pytest.approx(logged, abs=0.1)
