@@ -86,3 +86,17 @@ chosen_weight() { # encoder
             ${EPOCHS:+--epochs "$EPOCHS"}
     fi
 }
+
+# Every student of $ENCODERS without and with distillation from $BANK, one seed after the other.
+compare_jobs() {
+    local encoder weight seed
+    for encoder in $ENCODERS; do
+        weight=$(chosen_weight "$encoder")
+        for seed in $(seeds_of "$encoder"); do
+            student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
+                data.name="$DATA" loss.distill=0 loss.task="$weight" train.seed="$seed"
+            student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
+                data.name="$DATA" distill.bank="$BANK" train.seed="$seed"
+        done
+    done
+}

@@ -35,14 +35,6 @@ fi
 run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK
 
 choose_weights
-for encoder in $ENCODERS; do
-    weight=$(chosen_weight "$encoder")
-    for seed in $(seeds_of "$encoder"); do
-        student_job "ModelNet40_${encoder}_baseline_s$seed$SUFFIX" "$encoder" test \
-            loss.distill=0 loss.task="$weight" train.seed="$seed"
-        student_job "ModelNet40_${encoder}_pointmcd_s$seed$SUFFIX" "$encoder" test \
-            distill.bank=$BANK train.seed="$seed"
-    done
-done | run_jobs
+compare_jobs | run_jobs
 
 run $PYTHON -m scripts.make_tables --results "$RESULTS" --data ModelNet40

@@ -38,14 +38,6 @@ fi
 run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"
 
 choose_weights
-for encoder in $ENCODERS; do
-    weight=$(chosen_weight "$encoder")
-    for seed in $(seeds_of "$encoder"); do
-        student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
-            data.name="$DATA" loss.distill=0 loss.task="$weight" train.seed="$seed"
-        student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
-            data.name="$DATA" distill.bank="$BANK" train.seed="$seed"
-    done
-done | run_jobs
+compare_jobs | run_jobs
 
 run $PYTHON -m scripts.make_tables --results "$RESULTS" --data "$DATA" --kind segmentation

@@ -26,20 +26,12 @@ source scripts/teacher_psb26.sh
 
 teacher_psb26
 choose_weights
-for encoder in $ENCODERS; do
-    weight=$(chosen_weight "$encoder")
-    for seed in $(seeds_of "$encoder"); do
-        student_job "PSB26_${encoder}_baseline_s$seed$SUFFIX" "$encoder" test \
-            loss.distill=0 loss.task="$weight" train.seed="$seed"
-        student_job "PSB26_${encoder}_pointmcd_s$seed$SUFFIX" "$encoder" test \
-            distill.bank=$BANK train.seed="$seed"
+{
+    compare_jobs
+    for seed in $CONTROLS; do
+        student_job "PSB26_pointnet_shuffled_s$seed$SUFFIX" pointnet test \
+            distill.bank="$BANK" distill.shuffle_codes=true train.seed="$seed"
     done
-    if [ "$encoder" = pointnet ]; then
-        for seed in $CONTROLS; do
-            student_job "PSB26_${encoder}_shuffled_s$seed$SUFFIX" "$encoder" test \
-                distill.bank=$BANK distill.shuffle_codes=true train.seed="$seed"
-        done
-    fi
-done | run_jobs
+} | run_jobs
 
 run $PYTHON -m scripts.make_tables --results $RESULTS --data PSB26
