@@ -4,19 +4,9 @@
 #   bash scripts/prepare_labeledpsb.sh LabeledPSB.tar.xz [more options of data.prepare]
 # unpacks the archive (labeleddb/LabeledDB_new/<Class>/<n>.off, <n>_labels.txt) into a temporary
 # folder and prepares data/LabeledPSB: 228 train / 152 test as data/labeledpsb_split.json has them,
-# 16 views of 224 x 224 with label images, 2,048 points with part labels. A minute and a half on one
-# core.
+# 16 views of 224 x 224 with label images, 2,048 points with part labels. A minute and a half on two
+# busy cores.
 set -euo pipefail
-if [ $# -lt 1 ] || [ ! -f "$1" ]; then
-    echo "usage: bash scripts/prepare_labeledpsb.sh LabeledPSB.tar.xz" >&2
-    exit 2
-fi
-archive=$(realpath "$1")
-shift
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python}
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
-tar -xf "$archive" -C "$unpacked"
+source "$(dirname "$0")/unpack.sh"
 $PYTHON -m data.prepare "$unpacked/labeleddb/LabeledDB_new" --name LabeledPSB --up y \
     --recipe dual16 --split-file data/labeledpsb_split.json "$@"

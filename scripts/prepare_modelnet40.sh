@@ -9,14 +9,7 @@
 # UP          the axis that is up in the files; known by their names: z in ..._1024, y in ..._2048
 # 60 ms of processor time a cloud of 1,024 points: about 7 minutes on two free cores, 0.65 GB.
 set -euo pipefail
-if [ $# -lt 1 ] || [ ! -e "$1" ]; then
-    echo "usage: bash scripts/prepare_modelnet40.sh ARCHIVE_OR_FOLDER" >&2
-    exit 2
-fi
-given=$(realpath "$1")
-shift
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python}
+source "$(dirname "$0")/unpack.sh"
 case $(basename "$given") in
     *hdf5_1024*) UP=${UP:-z} ;;
     *hdf5_2048*) UP=${UP:-y} ;;
@@ -25,12 +18,6 @@ if [ -z "${UP:-}" ]; then
     echo "which axis is up in $given? give UP=z (the 1,024-point files) or UP=y (the release)" >&2
     exit 2
 fi
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
-case $given in
-    *.zip) unzip -q "$given" -d "$unpacked" ;;
-    *) if [ -d "$given" ]; then ln -s "$given" "$unpacked"; else tar -xf "$given" -C "$unpacked"; fi ;;
-esac
 source=$(dirname "$(find -L "$unpacked" -name shape_names.txt -print -quit)")
 if [ ! -f "$source/shape_names.txt" ]; then
     echo "$given holds no shape_names.txt: expected the layout of modelnet40_ply_hdf5_2048" >&2

@@ -4,15 +4,5 @@
 # unpacks the archive (PSB26/<class>/<train,test>/<id>.off) into a temporary folder and prepares
 # data/PSB26: 12 views of 224 x 224, 2,048 points, exact visibility.
 set -euo pipefail
-if [ $# -lt 1 ] || [ ! -f "$1" ]; then
-    echo "usage: bash scripts/prepare_psb26.sh PSB26.tar.xz" >&2
-    exit 2
-fi
-archive=$(realpath "$1")
-shift
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python}
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
-tar -xf "$archive" -C "$unpacked"
+source "$(dirname "$0")/unpack.sh"
 $PYTHON -m data.prepare "$unpacked/PSB26" --name PSB26 --up y "$@"
