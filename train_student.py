@@ -5,7 +5,7 @@
     python train_student.py scripts/configs/partseg_pointnet.yaml data.name=NAME distill.bank=FILE
 
 The second line is the baseline: the same path with the weight of distillation at 0. With
-``loss.task=0`` the student is pre-trained without labels; ``student.init=CKPT`` starts another run
+``loss.task=0`` the student is pre-trained without labels; ``init=CKPT`` starts another run
 from its encoder. The run goes to expt/runs/<run>/, the student to ckpt/student/<run>.pth. The same
 command resumes a run that was interrupted. Under ``torchrun --nproc_per_node=N`` it trains on N
 processes.
@@ -70,8 +70,8 @@ def train(config: StudentConfig, device: torch.device) -> None:
     build = describe_build(config, split)
     student = build_student(**build)
     inputs = {"data": split.data_hash}
-    if settings.init is not None:
-        state = read_model(settings.init, "student")["model"]
+    if config.init is not None:
+        state = read_model(config.init, "student")["model"]
         initialise_encoder(student, state)
         inputs["init"] = fingerprint(state)
     student = student.to(device)

@@ -2,7 +2,7 @@
 
     python train_teacher.py scripts/configs/teacher.yaml data.name=NAME [group.key=value ...]
     python train_teacher.py scripts/configs/teacher_autoencoder.yaml data.name=NAME
-    python train_teacher.py scripts/configs/teacher_partseg.yaml data.name=NAME teacher.init=CKPT
+    python train_teacher.py scripts/configs/teacher_partseg.yaml data.name=NAME init=CKPT
 
 What it learns is ``teacher.task``: the class of the shape, its own views (no labels), or the part
 that every pixel shows, which may start from the backbone of the second. The run goes to
@@ -68,12 +68,12 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     seed_everything(config.train.seed)
     build = describe_build(config, split)
     inputs = {"data": split.data_hash, "views": split.recipe_hash}
-    if settings.init is None:
+    if config.init is None:
         teacher = build_teacher(**build, weights=settings.weights)
     else:
         teacher = build_teacher(**build)
-        content = read_model(settings.init, "teacher")
-        initialise_backbone(teacher, build, content, settings.init)
+        content = read_model(config.init, "teacher")
+        initialise_backbone(teacher, build, content, config.init)
         inputs["init"] = fingerprint(content["model"])
     teacher = teacher.to(device)
     method = build_method(

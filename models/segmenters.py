@@ -4,7 +4,7 @@ To add one, write a module with ``feature_channels`` (C), ``global_channels`` (D
 ``forward(points (B, N, 3), category (B,)) -> StudentOutput`` with logits (B, N, parts), and one
 line here. What it is built with is the number of parts of all categories together and that of the
 categories. What it shares with the encoder of classification, if anything, it names ``encoder``:
-``student.init`` reads that.
+``init`` reads that.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def initialise_backbone(
         found = content["build"].get(name)
         if found != build[name]:
             raise ConfigError(
-                f"teacher.init={path} has teacher.{name}={found}, here it is {build[name]}"
+                f"init={path} has teacher.{name}={found}, here it is {build[name]}"
             )
     prefix = "backbone."
     state = {k.removeprefix(prefix): v for k, v in content["model"].items() if k.startswith(prefix)}

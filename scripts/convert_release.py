@@ -7,7 +7,7 @@ the three teachers) or of one of the public encoders: CurveNet's classification 
 SSG and MSG for classification and part segmentation in yanx27's PyTorch. Which one it is follows
 from its names and shapes. The 40 classes of ModelNet40 and the 16 categories of ShapeNetPart get
 their names, others those of NAMES.txt. OUT goes into ``test.py OUT --data NAME``, into
-``train_student.py ... student.init=OUT`` and into ``utils.checkpoint.load_model``.
+``train_student.py ... init=OUT`` and into ``utils.checkpoint.load_model``.
 
 A state dict inside ``model_state_dict`` and the prefix ``module.`` of DataParallel are understood.
 Nothing but tensors, plain values and NumPy numbers is ever unpickled.

@@ -32,7 +32,7 @@ if ! has_row "$TEACHER" test || [ ! -f "ckpt/teacher/$TEACHER.pth" ]; then
         ${TEACHER_WEIGHTS:+teacher.weights="$TEACHER_WEIGHTS"}
     run $PYTHON test.py "ckpt/teacher/$FIRST.pth" --results "$RESULTS"
     run $PYTHON train_teacher.py $SEGMENTER run.name="$TEACHER" data.name="$DATA" \
-        teacher.init="ckpt/teacher/$FIRST.pth"
+        init="ckpt/teacher/$FIRST.pth"
     run $PYTHON test.py "ckpt/teacher/$TEACHER.pth" --results "$RESULTS"
 fi
 run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"

@@ -238,7 +238,7 @@ def test_a_truncated_file_and_a_converted_one_are_refused(tmp_path):
 
 def test_a_published_encoder_starts_a_run(workshop, tmp_path):
     path = convert(scattered(pointmcd_students.PointNetCls()).state_dict(), tmp_path)
-    words = workshop.student_words("from_release", "loss.distill=0", f"student.init={path}")
+    words = workshop.student_words("from_release", "loss.distill=0", f"init={path}")
     train_student.main([*words, "train.epochs=1", "optim.lr=1e-9"])
     start, trained = read_model(path)["model"], read_model(workshop.student("from_release"))
     key = "encoder.rest.linears.1.weight"

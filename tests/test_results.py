@@ -289,7 +289,7 @@ def test_a_row_names_what_was_exchanged_and_where_the_encoder_started():
     config["distill"] |= {"views": 4, "distance": "l2", "visibility": "random"}
     assert method_label(config) == "pointmcd, l2, visibility random, 4 views"
     config["distill"] |= {"views": None, "shuffle_codes": True, "pooling": "global"}
-    config["student"]["init"] = "ckpt/student/Set_pointnet_unsupervised_s2_e10.pth"
+    config["init"] = "ckpt/student/Set_pointnet_unsupervised_s2_e10.pth"
     words = "pointmcd, global pooling, l2, visibility random, shuffled codes"
     assert method_label(config) == f"{words}, from Set_pointnet_unsupervised_e10"
     config["loss"]["distill"] = 0

@@ -333,7 +333,7 @@ def test_from_pixels_to_a_bank(workshop, tmp_path):
     """The autoencoder gives the segmentation teacher its backbone; both export codes."""
     train_teacher.main(words_for(workshop, "teacher_autoencoder", "images"))
     first = workshop.folder / "ckpt" / "teacher" / "images.pth"
-    words = words_for(workshop, "teacher_partseg", "parts", f"teacher.init={first}")
+    words = words_for(workshop, "teacher_partseg", "parts", f"init={first}")
     train_teacher.main(words)
     second = first.with_name("parts.pth")
     split = open_split("Tiny", "test", workshop.root)

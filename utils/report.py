@@ -129,7 +129,7 @@ def recipe_label(config: Mapping[str, Any]) -> str:
 def method_label(config: Mapping[str, Any]) -> str:
     """``baseline`` without distillation, else the method and what was exchanged in it; and where
     the encoder started, if not at random."""
-    started = config.get("student", {}).get("init")
+    started = config.get("init")
     start = f", from {re.sub(r'_s[0-9]+', '', Path(started).stem)}" if started else ""  # any seed
     if not config["loss"].get("distill"):
         return "baseline" + start

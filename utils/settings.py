@@ -96,7 +96,6 @@ class RunSettings(Group):
 class TeacherModelSettings(Group):
     task: Literal["classification", "segmentation", "autoencoder"] = "classification"
     backbone: str = "mobilenet_v2"
-    init: str | None = None  # checkpoint of another teacher, whose backbone this one starts from
     weights: str = "imagenet"  # none, imagenet or the path of a torchvision state dict
     normalise: Literal["imagenet", "none"] = "imagenet"
     smoothing: Fraction = 0.2
@@ -105,7 +104,6 @@ class TeacherModelSettings(Group):
 class StudentModelSettings(Group):
     task: Literal["classification", "segmentation"] = "classification"
     encoder: str = "pointnet"
-    init: str | None = None  # checkpoint of another student, whose encoder this one starts from
     head: str = "default"
     smoothing: Fraction = 0.2
 
@@ -127,6 +125,7 @@ class TeacherConfig(Group):
 
     data: ViewDataSettings
     teacher: TeacherModelSettings = TeacherModelSettings()
+    init: str | None = None  # checkpoint of another teacher, whose backbone this one starts from
     loss: dict[str, Weight] = {"shape": 1.0, "view": 1.0}
     augment: ViewAugmentation = ViewAugmentation()
     optim: OptimSettings = OptimSettings()
@@ -140,6 +139,7 @@ class StudentConfig(Group):
 
     data: PointDataSettings
     student: StudentModelSettings = StudentModelSettings()
+    init: str | None = None  # checkpoint of another student, whose encoder this one starts from
     distill: DistillSettings = DistillSettings()
     loss: dict[str, Weight] = {"task": 0.1, "distill": 1.0, "transform": 0.001}
     augment: PointAugmentation = PointAugmentation()
