@@ -51,7 +51,7 @@ def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Su
             if "reason" in record:
                 reason = str(record["reason"])
                 survey.skipped.append({"file": shape.place, "reason": reason})
-                reasons.setdefault(shape.class_name, []).append(reason)
+                reasons.setdefault(shape.class_name, []).append(f"{shape.place}: {reason}")
                 continue
             survey.usable.append(shape)
             survey.image_bytes[shape.split] += int(record["sizes"].sum())
@@ -64,7 +64,7 @@ def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Su
         because = reasons[class_name]
         raise DataError(
             f"class {class_name}: none of its {len(because)} shapes can be used, the first "
-            f"because: {because[0]}. Mend them or remove the folder"
+            f"is {because[0]}. Mend them or remove the folder"
         )
     for split in SPLITS:
         if not any(shape.split == split for shape in survey.usable):

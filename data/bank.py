@@ -83,12 +83,29 @@ class Bank:
                 self.ids = [name.decode() for name in file["ids"][()]]
                 held = [*CODES, *(name for name in LOGITS if name in file)]
                 self.arrays = {name: file[name][()] for name in held}
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise DataError(f"{path} is damaged ({error}); export it again") from error
-        for name, array in self.arrays.items():
-            if len(array) != len(self.ids) or not np.isfinite(array).all():
-                raise DataError(f"{path}: {name} is incomplete or not finite; export it again")
+        self._check_content()
         self._row = {name: row for row, name in enumerate(self.ids)}
+
+    def _check_content(self) -> None:
+        given = self.provenance if isinstance(self.provenance, dict) else {}
+        absent = [key for key in PROVENANCE if key not in given]
+        if absent or not isinstance(given["data_hash"], dict):
+            lost = ", ".join(absent) or "the hash of each split"
+            raise DataError(f"{self.path}: its provenance lacks {lost}; export it again")
+        for name, array in self.arrays.items():
+            axes = 3 if name.startswith("view_") else 2
+            if array.dtype != np.float16 or array.ndim != axes or len(array) != len(self.ids):
+                raise DataError(
+                    f"{self.path}: {name} is {array.dtype} {array.shape}, expected float16 of "
+                    f"{axes} axes for {len(self.ids)} shapes; export it again"
+                )
+            broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+            if len(broken):
+                raise DataError(
+                    f"{self.path}: {name} of {self.ids[broken[0]]} is not finite; export it again"
+                )
 
     def check(self, split: PreparedSplit) -> None:
         """Refuse to serve a split whose shapes, cameras or rendering the teacher did not see.

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.clouds import FEWEST_POINTS, read_cloud
+from data.clouds import FEWEST_POINTS, is_number, read_cloud
 from data.sources import ShapeFile
 from utils.errors import DataError
 
@@ -135,21 +135,13 @@ def read_table(path: Path, columns: int) -> np.ndarray:
     try:
         table = np.array([word for _, words in numbered for word in words], dtype=np.float64)
     except ValueError:
-        number = next(number for number, words in numbered if not all(map(_is_number, words)))
+        number = next(number for number, words in numbered if not all(map(is_number, words)))
         raise DataError(f"line {number} holds a word that is no number") from None
     table = table.reshape(-1, columns)
     broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(broken):
         raise DataError(f"line {numbered[broken[0]][0]} holds a value that is not finite")
     return table
-
-
-def _is_number(word: bytes) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_file(shape: CloudFile) -> Cloud:

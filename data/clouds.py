@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -67,7 +68,11 @@ def _check(points: np.ndarray) -> None:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         points = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    # SyntaxError covers the TokenError that a header cut in two leads to from Python 3.12 on.
+    except (
+        *(OSError, ValueError, EOFError, MemoryError),
+        *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile),
+    ) as error:
         raise DataError(f"no readable .npy array: {error}") from error
     if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
         raise DataError("no array of real numbers")
@@ -75,18 +80,31 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path) -> np.ndarray:
-    text = path.read_text(errors="replace").replace(",", " ").replace(";", " ")
-    rows = [line.split("#", 1)[0].split() for line in text.splitlines()]
-    rows = [row for row in rows if row]
+    try:
+        text = path.read_text(errors="replace").replace(",", " ").replace(";", " ")
+    except OSError as error:
+        raise DataError(f"unreadable: {error.strerror or error}") from error
+    lines = [line.split("#", 1)[0].split() for line in text.splitlines()]
+    rows = [(number, words) for number, words in enumerate(lines, 1) if words]
     if not rows:
         raise DataError("no points")
-    short = next((row for row in rows if len(row) < 3), None)
+    short = next((row for row in rows if len(row[1]) < 3), None)
     if short is not None:
-        raise DataError(f"a line of {len(short)} columns, expected x, y, z")
+        raise DataError(f"line {short[0]} has {len(short[1])} columns, expected x, y, z")
     try:
-        return np.array([row[:3] for row in rows], dtype=np.float64)
-    except ValueError as error:
-        raise DataError(f"no numbers: {error}") from error
+        return np.array([words[:3] for _, words in rows], dtype=np.float64)
+    except ValueError:
+        number = next(number for number, words in rows if not all(map(is_number, words[:3])))
+        raise DataError(f"line {number} holds a word that is no number") from None
+
+
+def is_number(word: str | bytes) -> bool:
+    """Whether a word of a text file stands for a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_off(path: Path) -> np.ndarray:

@@ -103,7 +103,7 @@ def _digest(rows: tuple[np.ndarray, ...]) -> str:
 
 
 def _check_labels(path: Path, file: h5py.File, num_classes: int) -> np.ndarray:
-    for name in ("data", "label"):
+    for name in ("data", "label", *({"normal"} & file.keys())):
         if not isinstance(file.get(name), h5py.Dataset):
             raise DataError(f"{path} has no array {name!r}, only {', '.join(file) or 'nothing'}")
     stored = file["label"]
@@ -124,7 +124,7 @@ def _check_labels(path: Path, file: h5py.File, num_classes: int) -> np.ndarray:
 
 def _check_array(path: Path, file: h5py.File, name: str, rows: int) -> None:
     array = file[name]
-    expected = (rows, *file["data"].shape[1:2], 3)
+    expected = (rows, *(file["data"].shape or ())[1:2], 3)  # an empty dataset's shape is None
     if array.dtype.kind != "f" or array.shape != expected:
         raise DataError(
             f"{path}: {name} is {array.dtype} {array.shape}, expected floats ({rows}, N, 3): x, y, "

@@ -15,6 +15,7 @@ Two kinds of files give a part to every face of ``x.off``, faces counted as in t
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,10 @@ def _read_npz(path: Path, num_faces: int) -> tuple[np.ndarray, tuple[str, ...]]:
     try:
         with np.load(path) as file:
             face_parts, part_names = file["face_parts"], file["part_names"]
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, KeyError, ValueError, TypeError, EOFError),
+        *(NotImplementedError, zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise DataError(f"unreadable part labels {path.name}: {error}") from error
     if face_parts.ndim != 1 or face_parts.dtype.kind not in "iu" or part_names.ndim != 1:
         raise DataError(
@@ -103,7 +107,10 @@ def _read_npz(path: Path, num_faces: int) -> tuple[np.ndarray, tuple[str, ...]]:
             f"part labels {path.name} do not fit: {len(face_parts)} labels for {num_faces} faces, "
             f"or labels beyond the {len(part_names)} names"
         )
-    return face_parts, tuple(str(name) for name in part_names)
+    names = tuple(str(name) for name in part_names)
+    if len(set(names)) < len(names):
+        raise DataError(f"part labels {path.name}: part_names names a part twice")
+    return face_parts, names
 
 
 def _read_text(path: Path, num_faces: int) -> tuple[np.ndarray, tuple[str, ...]]:

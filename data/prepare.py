@@ -161,7 +161,7 @@ def choose_settings(
         raise ConfigError(f"--points is {options.points}, and the clouds have {most} points each")
     if layout != "meshes":
         return CloudSettings.choose(options.visibility, options.hpr_radius, **values)
-    if options.visibility or options.hpr_radius:
+    if options.visibility or options.hpr_radius is not None:
         raise ConfigError("meshes are seen by rays: --visibility and --hpr-radius are of clouds")
     return ShapeSettings(**values)
 

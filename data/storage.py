@@ -36,7 +36,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from data.parts import UNLABELLED, PartNumbers
+from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from utils.errors import DataError
 
 FORMAT = "multiview-distillation split"
@@ -55,6 +55,19 @@ DATASETS = (
     "images",
     "offsets",
 )
+NUMBERS = {  # what the datasets hold
+    "labels": np.int64,
+    "points": np.float32,
+    "normals": np.float16,
+    "visibility": np.uint8,
+    "intrinsics": np.float64,
+    "extrinsics": np.float64,
+    "images": np.uint8,
+    "offsets": np.int64,
+    "parts": np.uint8,
+    "part_images": np.uint8,
+    "part_offsets": np.int64,
+}
 TEXTS = ("name", "split", "frame", "source", "recipe_hash", "data_hash")
 JSONS = ("class_names", "part_names", "recipe", "settings")
 
@@ -174,6 +187,14 @@ class PreparedSplit:
         for name, shape in expected.items():
             if file[name].shape != shape:
                 raise DataError(f"{self.path}: {name} is {file[name].shape}, expected {shape}")
+        for name in NUMBERS.keys() & file.keys():
+            if file[name].dtype != NUMBERS[name]:
+                raise DataError(
+                    f"{self.path}: {name} is {file[name].dtype}, expected "
+                    f"{np.dtype(NUMBERS[name])}; prepare the set again with --overwrite"
+                )
+        if not (np.isfinite(self.intrinsics).all() and np.isfinite(self.extrinsics).all()):
+            raise DataError(f"{self.path}: cameras that are not finite")
         classes = len(self.class_names)
         if shapes == 0 or self.labels.min() < 0 or self.labels.max() >= classes:
             raise DataError(f"{self.path}: no shapes, or labels outside the {classes} classes")
@@ -193,8 +214,19 @@ class PreparedSplit:
         return len(self.ids)
 
     def points(self) -> np.ndarray:
-        """All clouds, (S, P, 3) float32."""
-        return self._file["points"][()]
+        """All clouds, (S, P, 3) float32.
+
+        Raises:
+            DataError: values that are not finite.
+        """
+        points = self._file["points"][()]
+        broken = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
+        if len(broken):
+            raise DataError(
+                f"{self.path}: {self.ids[broken[0]]} has points that are not finite; prepare the "
+                "set again with --overwrite"
+            )
+        return points
 
     def normals(self) -> np.ndarray:
         """Unit normals of the faces under the points, (S, P, 3) float16, of either sign."""
@@ -243,10 +275,17 @@ class PreparedSplit:
         numbers, ``BACKGROUND`` or ``UNLABELLED``.
 
         Raises:
-            DataError: the set has none.
+            DataError: the set has none, or they hold numbers that the class does not have.
         """
         self.check_part_images()
-        return self._decode("part_images", index, chosen)
+        images = self._decode("part_images", index, chosen)
+        begin, end = self.part_ranges[self.labels[index]]
+        if ((images >= end - begin) & (images < BACKGROUND)).any():
+            raise DataError(
+                f"{self.path}: label images of {self.ids[index]} have part numbers that its class "
+                "does not have; prepare the set again with --overwrite"
+            )
+        return images
 
     def check_part_images(self) -> None:
         """Raise DataError if the set has no label images."""

@@ -90,6 +90,7 @@ def _find_visibility(
 ) -> np.ndarray:
     """Packed visibility (S, points, ceil(len(views)/8)) of the chosen views."""
     stored = split.visibility()
+    clouds = split.points()[:, :points] if source == "hpr" else None
     chunks = []
     for begin in range(0, len(stored), CHUNK):
         seen = unpack_visibility(stored[begin : begin + CHUNK, :points], split.num_views)
@@ -100,8 +101,12 @@ def _find_visibility(
             seen = _shuffle_rows(seen, np.random.default_rng([seed, begin, 0x5EE]))
         elif source == "hpr":
             cameras = Cameras(split.intrinsics[views], split.extrinsics[views], split.image_size)
-            clouds = split.points()[begin : begin + CHUNK, :points]
-            seen = np.stack([hidden_point_removal(cloud, cameras.centres) for cloud in clouds])
+            seen = np.stack(
+                [
+                    hidden_point_removal(cloud, cameras.centres)
+                    for cloud in clouds[begin : begin + CHUNK]
+                ]
+            )
         chunks.append(pack_visibility(seen))
     return np.concatenate(chunks)
 

@@ -210,9 +210,7 @@ def initialise_backbone(
     for name in ("backbone", "normalise"):
         found = content["build"].get(name)
         if found != build[name]:
-            raise ConfigError(
-                f"init={path} has teacher.{name}={found}, here it is {build[name]}"
-            )
+            raise ConfigError(f"init={path} has teacher.{name}={found}, here it is {build[name]}")
     prefix = "backbone."
     state = {k.removeprefix(prefix): v for k, v in content["model"].items() if k.startswith(prefix)}
     teacher.backbone.load_state_dict(state)

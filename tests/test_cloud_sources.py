@@ -321,6 +321,14 @@ BAD_PACKED = {
         spoil(TRAIN, lambda f: set_value(f, "data", (2, 5, 1), np.nan)),
         rf"{TRAIN} row 2: a value that is not finite",
     ),
+    "normals in a folder": (
+        spoil(TRAIN, lambda f: f.create_group("normal")),
+        f"{TRAIN} has no array 'normal'",
+    ),
+    "nothing in data": (
+        spoil(TRAIN, lambda f: replace(f, "data", h5py.Empty("f4"))),
+        "data is float32 None, expected floats",
+    ),
     "infinite": (
         spoil(TRAIN, lambda f: set_value(f, "data", (0, 63, 2), np.inf)),
         "row 0: a value",

@@ -1,5 +1,7 @@
 """Single clouds from files: formats, extra columns, refusals, the frame."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import trimesh
@@ -126,6 +128,27 @@ def test_a_truncated_text_ply_is_refused(tmp_path):
     (tmp_path / "a.ply").write_bytes(content[: int(0.9 * len(content))])
     with pytest.raises(DataError, match="truncated"):
         read_cloud(tmp_path / "a.ply")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("1 2", "line 42 has 2 columns"), ("1 two 3", "line 42 holds a word that is no number")],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    rows = [" ".join(map(str, row)) for row in POINTS.tolist()]
+    (tmp_path / "a.xyz").write_text("\n".join(["# x y z", *rows[:40], line, *rows[40:]]))
+    with pytest.raises(DataError, match=f"a.xyz: {message}"):
+        read_cloud(tmp_path / "a.xyz")
+
+
+def test_a_damaged_header_of_an_array_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", POINTS)
+    content = (tmp_path / "a.npy").read_bytes()
+    for place in range(10, 80):
+        for byte in (b"(", b"\\", b"\x00", b"'", b"\n"):
+            (tmp_path / "a.npy").write_bytes(content[:place] + byte + content[place + 1 :])
+            with contextlib.suppress(DataError):
+                read_cloud(tmp_path / "a.npy")
 
 
 def test_a_missing_file_is_named(tmp_path):

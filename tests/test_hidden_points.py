@@ -6,8 +6,12 @@ from scipy.optimize import linprog
 from test_splats import ball, cloud_of, grid
 
 from data.cameras import find_rig, make_cameras
-from data.hidden_points import HPR_RADIUS, hidden_point_removal, see_from_views
+from data.hidden_points import HPR_RADIUS, VISIBILITIES, hidden_point_removal, see_from_views
+from data.parts import BACKGROUND
 from data.render import RayScene, see_points
+from data.sampling import sample_surface
+from data.shapes import make_shape, shape_rng
+from data.splats import estimate_normals, make_splats
 from scripts import compare_visibility
 from utils.errors import ConfigError, DataError
 
@@ -112,3 +116,27 @@ def test_bad_input_is_refused():
         hidden_point_removal(points * 4, centres, HPR_RADIUS)
     with pytest.raises(ConfigError, match="splat, hpr"):
         see_from_views(points, make_cameras(find_rig("ring12"), 32), "rays")
+
+
+@pytest.mark.parametrize("method", VISIBILITIES)
+def test_labels_of_pixels_are_those_of_visible_points(method):
+    """Acceptance: 99 % of the visible points whose 3 x 3 pixels are of one part show that part."""
+    cameras, agreeing, clear = make_cameras(find_rig("dual16"), 224), 0, 0
+    for name in ("chair", "plane", "mug", "car"):
+        generator = shape_rng(0, name, 5001)
+        shape = make_shape(name, generator)
+        points, face = sample_surface(shape.vertices, shape.faces, 2048, generator)
+        parts = shape.face_parts[face]
+        splats = make_splats(points, estimate_normals(points), cameras)
+        images = np.append(parts, np.uint8(BACKGROUND))[splats.point_index]  # found at -1
+        view, point = np.nonzero(see_from_views(points, cameras, method, splats=splats).T)
+        column, row = splats.centres[view, point, :2].astype(int).T
+        images = np.pad(images, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        around = np.stack(
+            [images[view, row + i, column + j] for i in range(3) for j in range(3)], axis=1
+        )
+        inner = (around == around[:, :1]).all(axis=1)
+        agreeing += (around[inner, 0] == parts[point[inner]]).sum()
+        clear += inner.sum()
+    assert clear > 30_000
+    assert agreeing / clear > 0.99, agreeing / clear

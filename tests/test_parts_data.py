@@ -1,5 +1,6 @@
 """Part labels from the files beside the meshes to the batches of the networks."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from data.parts import BACKGROUND, UNLABELLED, PartNumbers, label_file
 from data.prepare import parse, prepare
 from data.show import draw_shape
 from data.sources import find_files
+from data.split_writer import encode_png
 from data.storage import PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation
@@ -230,6 +232,19 @@ def test_damaged_part_labels_are_named(shapes, tmp_path):
     path = edited(shapes, tmp_path, lambda file: file["parts"].__setitem__((5, 9), BACKGROUND))
     with pytest.raises(DataError, match=f"{shapes.ids[5]} has part numbers"):
         PreparedSplit(path).parts()
+
+    def paint(file):
+        first, second = file["part_offsets"][:2]
+        rest = file["part_images"][second:]
+        stream = np.frombuffer(encode_png(np.full((128, 128), 77, np.uint8)), np.uint8)
+        file["part_images"].resize((len(stream) + len(rest),))
+        file["part_images"][...] = np.concatenate([stream, rest])
+        file["part_offsets"][1:] += len(stream) - (second - first)
+
+    path = edited(shapes, tmp_path, paint)
+    with pytest.raises(DataError, match=f"label images of {shapes.ids[0]} have part numbers"):
+        PreparedSplit(path).part_images(0)
+    assert np.array_equal(PreparedSplit(path).part_images(1), shapes.part_images(1))
     path = edited(shapes, tmp_path, lambda file: file["part_images"].resize((100,)))
     with pytest.raises(DataError, match="part_images is"):
         PreparedSplit(path)
@@ -451,3 +466,18 @@ def test_the_labelled_archive_is_unpacked_and_cleared(tmp_path):
         assert ("parsed data.prepare" in done.stdout) == (code == 0)
         assert done.stderr.startswith("usage:") == (code == 2)
     assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_packed_labels_that_are_damaged_or_ambiguous_are_refused(tmp_path):
+    trimesh.creation.box().export(tmp_path / "box.off")
+    path = tmp_path / "box.parts.npz"
+    parts = np.random.default_rng(0).integers(0, 2, 12)
+    np.savez_compressed(path, face_parts=parts, part_names=["a", "b"])
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):  # some bytes change nothing that is read
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with contextlib.suppress(DataError):
+            load_mesh(tmp_path / "box.off")
+    np.savez(path, face_parts=parts, part_names=["a", "a"])
+    with pytest.raises(DataError, match="names a part twice"):
+        load_mesh(tmp_path / "box.off")

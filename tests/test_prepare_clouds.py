@@ -300,3 +300,18 @@ def test_the_script_takes_folders_and_archives(packed, tmp_path, kind):
     assert "UP=z" in run_script(tmp_path / "other").stderr
     done = run_script(tmp_path / "other", UP="z")
     assert (done.returncode, "no shape_names.txt" in done.stderr) == (3, True)
+
+
+def test_a_class_without_a_usable_cloud_is_named_with_its_first_file(tmp_path):
+    source = make_clouds(tmp_path / "set")
+    for path in source.glob("ball/*/*.xyz"):
+        path.write_text("1 2\n")
+    message = "class ball: none of its 4 shapes .* ball/test/ball1.xyz: line 1 has 2 columns"
+    with pytest.raises(DataError, match=message):
+        run(source, tmp_path, "--points", "32")
+    assert not any((tmp_path / "Set" / name).exists() for name in FILES)
+
+
+def test_a_radius_is_refused_for_meshes_even_if_it_is_0(tmp_path):
+    with pytest.raises(ConfigError, match="meshes are seen by rays"):
+        run(make_meshes(tmp_path / "meshes"), tmp_path, "--hpr-radius", "0")

@@ -223,3 +223,33 @@ def test_damaged_views_name_the_shape(tiny):
     edit(path, lambda f: f["images"].__setitem__(slice(0, 50), 0))
     with pytest.raises(DataError, match=records[0].id):
         PreparedSplit(path).views(0)
+
+
+def stored_as(name, kind):
+    def change(file):
+        array = file[name][()].astype(kind)
+        del file[name]
+        file[name] = array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("points", "f8"), ("labels", "f4"), ("parts", "f4"), ("visibility", "f4"), ("images", "i8")],
+)
+def test_arrays_of_another_type_are_refused(tiny, name, kind):
+    path, _, _ = tiny
+    edit(path, stored_as(name, kind))
+    with pytest.raises(DataError, match=f"{name} is {np.dtype(kind)}, expected"):
+        PreparedSplit(path)
+
+
+def test_values_that_are_not_finite_are_refused(tiny):
+    path, records, _ = tiny
+    edit(path, lambda f: f["points"].__setitem__((2, 5, 1), np.nan))
+    with pytest.raises(DataError, match=f"{records[2].id} has points that are not finite"):
+        PreparedSplit(path).points()
+    edit(path, lambda f: f["extrinsics"].__setitem__((0, 0, 0), np.inf))
+    with pytest.raises(DataError, match="cameras that are not finite"):
+        PreparedSplit(path)
