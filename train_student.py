@@ -71,9 +71,9 @@ def train(config: StudentConfig, device: torch.device) -> None:
     student = build_student(**build)
     inputs = {"data": split.data_hash}
     if config.init is not None:
-        state = read_model(config.init, "student")["model"]
-        initialise_encoder(student, state)
-        inputs["init"] = fingerprint(state)
+        content = read_model(config.init, "student")
+        initialise_encoder(student, build, content, config.init)
+        inputs["init"] = fingerprint(content["model"])
     student = student.to(device)
     method = build_method(
         distill.method,

@@ -46,10 +46,11 @@ def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Su
         part_names={name: list(parts) for name, parts in source.part_names.items()},
     )
     reasons: dict[str, list[str]] = {}  # by class
+    usual = _usual_count(source, settings, records)
     for shape in source.shapes:
         with np.load(record_path(records, shape, settings)) as record:
-            if "reason" in record:
-                reason = str(record["reason"])
+            reason = _reason_to_skip(record, usual)
+            if reason:
                 survey.skipped.append({"file": shape.place, "reason": reason})
                 reasons.setdefault(shape.class_name, []).append(f"{shape.place}: {reason}")
                 continue
@@ -70,6 +71,25 @@ def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Su
         if not any(shape.split == split for shape in survey.usable):
             raise DataError(f"no usable shape for {split}: both splits need some")
     return survey
+
+
+def _usual_count(source: Source, settings: ShapeSettings, records: Path) -> int:
+    """The number of points that most clouds of a source have, where they must have the same."""
+    counts: Counter[int] = Counter()
+    for shape in source.shapes:
+        with np.load(record_path(records, shape, settings)) as record:
+            if "count" in record:
+                counts[int(record["count"])] += 1
+    return counts.most_common(1)[0][0] if counts else 0
+
+
+def _reason_to_skip(record: Any, usual: int) -> str:
+    """Why a shape cannot be used, or nothing."""
+    if "reason" in record:
+        return str(record["reason"])
+    if "count" in record and int(record["count"]) != usual:
+        return f"{record['count']} points, where most files have {usual}: truncated or another set"
+    return ""
 
 
 def assemble(

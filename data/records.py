@@ -84,7 +84,8 @@ def prepare_shape(shape: ShapeFile, settings: ShapeSettings) -> Record:
         points (P, 3) float32, normals (P, 3) float16, visibility (P, ceil(V/8)) uint8, images
         (bytes,) uint8 and sizes (V,) int64 of the PNG streams in it; with part labels also
         part_names, parts (P,) uint8, places in them, and likewise as streams the label images,
-        part_images and part_sizes. Of a cloud with fewer than P points also ``repeated``.
+        part_images and part_sizes. Of a cloud with fewer than P points also ``repeated``,
+        of one whose neighbours in the source must have as many points ``count``, their number.
 
     Raises:
         DataError: the shape cannot be used; the message is the reason.
@@ -139,6 +140,8 @@ def _prepare_cloud(shape: CloudFile, settings: CloudSettings) -> Record:
         "visibility": pack_visibility(visible[order]),
         **_encode("images", "sizes", images),
     }
+    if shape.kind == "normals":  # a release whose files all have as many points
+        record["count"] = np.array(len(points))
     if len(points) < settings.points:
         record["repeated"] = np.array(settings.points - len(points))
     if cloud.parts is not None:

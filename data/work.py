@@ -29,7 +29,7 @@ from data.storage import VERSION
 from utils.errors import DataError, RunError
 from utils.files import atomic_path
 
-RECORD = 2  # raise it whenever a record holds other things: those of an older program are no use
+RECORD = 3  # raise it whenever a record holds other things: those of an older program are no use
 
 
 def record_path(folder: Path, shape: ShapeFile, settings: ShapeSettings) -> Path:

@@ -107,6 +107,8 @@ class CurveNetSegmenter(nn.Module):
 
     feature_channels = 256
     global_channels = sum(CLOUD_CHANNELS)
+    encoder_layers = ("first", "stages", "of_cloud", "propagations", "refinements", "last")
+    category_layers = ("last",)
 
     def __init__(self, num_parts: int, num_categories: int):
         super().__init__()

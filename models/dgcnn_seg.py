@@ -50,6 +50,8 @@ class DGCNNSegmenter(nn.Module):
 
     feature_channels = 1024
     global_channels = 1024
+    encoder_layers = ("convs", "fusion")
+    category_layers = ()
 
     def __init__(self, num_parts: int, num_categories: int, k: int = 40):
         super().__init__()

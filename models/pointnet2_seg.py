@@ -65,6 +65,8 @@ class PointNet2Segmenter(nn.Module):
 
     feature_channels = 128
     global_channels = 1024
+    encoder_layers = ("first", "second", "last", "to_second", "to_first", "to_points")
+    category_layers = ("to_points",)
 
     def __init__(
         self,

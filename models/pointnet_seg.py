@@ -27,6 +27,8 @@ class PointNetSegmenter(nn.Module):
 
     feature_channels = PointNet.feature_channels
     global_channels = PointNet.global_channels
+    encoder_layers = ("encoder",)
+    category_layers = ()
 
     def __init__(self, num_parts: int, num_categories: int):
         super().__init__()

@@ -3,8 +3,9 @@
 To add one, write a module with ``feature_channels`` (C), ``global_channels`` (D) and
 ``forward(points (B, N, 3), category (B,)) -> StudentOutput`` with logits (B, N, parts), and one
 line here. What it is built with is the number of parts of all categories together and that of the
-categories. What it shares with the encoder of classification, if anything, it names ``encoder``:
-``init`` reads that.
+categories. ``init`` copies the layers that ``encoder_layers`` names, those that make the
+embeddings; ``category_layers`` are the ones among them whose size follows from the number of
+categories. What it shares with the encoder of classification, if anything, it names ``encoder``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -82,7 +82,8 @@ class Student(nn.Module):
             points: (B, N, 3) float32, in the unit sphere, z up.
             category: (B,) int64, the class of each shape, which part segmentation is told and
                 classification is not.
-            visibility: (B, N, V) bool; with it the output has ``view_codes`` (B, V, 512).
+            visibility: (B, N, V) bool, or 0 and 1 of any type as others store it; with it the
+                output has ``view_codes`` (B, V, 512).
 
         Raises:
             ConfigError: a visibility for a student that was not distilled and has no projection.
@@ -93,7 +94,7 @@ class Student(nn.Module):
         if self.projection is None:
             raise ConfigError("this student has no projection to view codes: it was not distilled")
         # An encoder that down-samples carries embeddings for some points only: their rows.
-        seen = gather_rows(visibility, output.point_index)  # (B, M, V)
+        seen = gather_rows(visibility.bool(), output.point_index)  # (B, M, V)
         pooled = visible_max_pool(output.point_features, seen)  # (B, V, C)
         output.view_codes = self.projection(pooled)
         output.seen = seen.any(dim=1)
@@ -186,33 +187,50 @@ def _build_classifier(encoder: str, num_classes: int, head: str) -> Classifier:
     return Classifier(network, PublishedHead(network.global_channels, num_classes, entry.published))
 
 
-def initialise_encoder(student: Student, state: dict[str, Tensor]) -> None:
+def initialise_encoder(
+    student: Student, build: dict[str, Any], content: dict[str, Any], path: str
+) -> None:
     """Start a student's encoder from that of another student, whatever the heads of the two.
 
+    In segmentation the encoder is what makes the embeddings; where the two know different numbers
+    of categories, the layers that read the category stay as they are. The weights must fit, the
+    name need not: ``curvenet`` may start from ``curvenet_released``, and reads them its own way.
+
     Args:
-        state: state dict of a :class:`Classifier` or :class:`Segmenter`.
+        build: arguments of :func:`build_student` that made ``student``.
+        content: the other one's checkpoint as read. path: its file, for messages.
 
     Raises:
-        ConfigError: the two encoders do not have the same weights.
+        ConfigError: an encoder with other weights, as most have for the other task.
     """
-    part = {"classification": "encoder.", "segmentation": "network.encoder."}
-    own = {k: v for k, v in student.state_dict().items() if k.startswith(part[student.task])}
-    source = "encoder." if any(k.startswith("encoder.") for k in state) else "network.encoder."
-    given = {
-        part[student.task] + k.removeprefix(source): v
-        for k, v in state.items()
-        if k.startswith(source)
+    other = {"task": "classification", "num_categories": 0} | content["build"]
+    # the encoder that two tasks share is inside the network of segmentation
+    own_place, other_place = (
+        "network.encoder." if task == "segmentation" else "encoder."
+        for task in (student.task, other["task"])
+    )
+    state = {
+        own_place + k.removeprefix(other_place) if k.startswith(other_place) else k: v
+        for k, v in content["model"].items()
     }
-    if not own or not given:
+    layers = ("encoder.",)
+    if student.task == "segmentation":
+        network = student.network
+        same = other["num_categories"] == build["num_categories"]
+        left_out = () if same else network.category_layers
+        layers = tuple(f"network.{n}." for n in network.encoder_layers if n not in left_out)
+    own = {k: v for k, v in student.state_dict().items() if k.startswith(layers)}
+    given = {k: v for k, v in state.items() if k.startswith(layers)}
+    if not given:
         raise ConfigError(
-            "no encoder to start from: only PointNet shares its encoder between classification and "
-            "part segmentation"
+            f"init={path} has no encoder to start from: only PointNet shares its encoder "
+            "between classification and part segmentation"
         )
     unlike = sorted(own.keys() ^ given.keys())
     unlike += sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
     if unlike:
         raise ConfigError(
-            f"the encoders differ in {len(unlike)} weights, {unlike[:3]}: start from a checkpoint "
-            "of the same encoder"
+            f"init={path}: the encoders differ in {len(unlike)} weights, {unlike[:3]}: "
+            "start from a checkpoint of the same encoder"
         )
     student.load_state_dict(given, strict=False)

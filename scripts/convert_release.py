@@ -57,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--classes", metavar="FILE", help="class names (in segmentation, categories), one a line"
     )
     options = parser.parse_args(arguments)
+    if Path(options.target).is_dir():
+        parser.error(f"OUT {options.target} is a folder: name the checkpoint to write")
     converted = convert(read_state(options.source), options.source)
     release, build = converted.release, converted.build
     classes = read_names(options.classes, build) if options.classes else class_names(build)
@@ -125,9 +127,10 @@ def class_names(build: dict[str, Any]) -> list[str]:
 def read_names(path: str, build: dict[str, Any]) -> list[str]:
     """The names in a text file; DataError unless there is one for each class or category."""
     try:
-        names = Path(path).read_text().split()
+        lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a list of class names: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]  # a name may hold spaces
     count = len(class_names(build))
     if len(names) != count or len(set(names)) != count:
         raise DataError(

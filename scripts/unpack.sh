@@ -1,6 +1,6 @@
 # For the scripts that prepare a set, to be sourced with their arguments: goes to the root of the
-# project and unpacks the archive or links the folder that $1 names into the temporary folder
-# $unpacked, which is removed at the end. What follows $1 stays in "$@".
+# project and unpacks the archive or links the folder that $1 names into the folder $unpacked, which is
+# removed at the end. What follows $1 stays in "$@".
 if [ $# -lt 1 ] || [ ! -e "$1" ]; then
     echo "usage: bash scripts/$(basename "$0") ARCHIVE_OR_FOLDER [options of data.prepare]" >&2
     exit 2
@@ -9,8 +9,10 @@ given=$(realpath "$1")
 shift
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+unpacked=$temporary/$(basename "$given") # a set remembers what its source was called
+mkdir "$unpacked"
 if [ -d "$given" ]; then
     ln -s "$given" "$unpacked"
 elif [[ $given == *.zip ]]; then

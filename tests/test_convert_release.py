@@ -99,7 +99,8 @@ def test_a_converted_student_is_the_published_one(name, tmp_path):
     told = category if student.task == "segmentation" else None
     same(student(points, category=told, visibility=None), {"logits": expected["logits"]})
     if "view_codes" in expected:
-        same(student(points, category=told, visibility=visibility), expected)
+        for dtype in (torch.bool, torch.float32):  # others store 0 and 1
+            same(student(points, category=told, visibility=visibility.to(dtype)), expected)
 
 
 @pytest.mark.parametrize("name", TEACHERS)
@@ -211,6 +212,17 @@ def test_one_missing_entry_is_one_too_many(name):
         convert_state(state, name)
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_half_a_file_is_refused_with_every_missing_name(name):
+    full = {key: torch.zeros(shape) for key, shape in shapes(name).items()}
+    gone = [key for key in list(full)[::2] if not key.endswith("num_batches_tracked")]
+    state = {key: value for key, value in full.items() if key not in gone}
+    with pytest.raises(DataError) as error:
+        convert_state(state, name)
+    listed = re.search("missing: ([^;]*)", str(error.value))[1].split(", ")
+    assert sorted(listed) == sorted(gone)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -257,6 +269,13 @@ def test_a_published_network_is_tested_as_it_is(workshop, tmp_path):
     test.main([str(path), *words])
     row = (tmp_path / "results.csv").read_text()
     assert "released" in row and "pointnet" in row
+
+
+def test_a_name_may_hold_spaces(tmp_path):
+    (tmp_path / "names.txt").write_text("night stand\n\nchair\ntable \n")
+    state = scattered(pointmcd_students.PointNetCls(3)).state_dict()
+    path = convert(state, tmp_path, "--classes", str(tmp_path / "names.txt"))
+    assert read_model(path)["classes"] == ["night stand", "chair", "table"]
 
 
 def test_a_list_of_other_classes_is_refused(tmp_path):

@@ -99,6 +99,16 @@ def test_normals_of_the_file_are_taken_and_turned(tmp_path):
     np.testing.assert_allclose(split.normals()[row], expected, atol=2e-3)
 
 
+def test_a_cloud_of_the_release_with_fewer_lines_is_left_out(tmp_path):
+    source = make_modelnet_normal(tmp_path / "set")
+    cut = next(source.glob("*/night_stand_0001.txt"))
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:60]))
+    assert "skipped 1" in run(source, tmp_path, "--points", "32")
+    (skipped,) = report_of(tmp_path)["skipped"]
+    assert skipped["file"].endswith("night_stand_0001.txt")
+    assert skipped["reason"].startswith("60 points, where most files have 100")
+
+
 def test_every_layout_takes_the_same_way(tmp_path):
     make_scanobjectnn(tmp_path / "main_split", "augmentedrot_scale75")
     line = run(tmp_path / "main_split", tmp_path / "a", "--variant", "augmentedrot_scale75")

@@ -27,7 +27,7 @@ from models.pointnet2_seg import (
 from models.pointnet_seg import PointNetSegmenter
 from models.pointops import ball_query, farthest_point_sample, gather_rows, knn
 from models.segmenters import SEGMENTERS
-from models.students import ENCODERS, build_student
+from models.students import ENCODERS, build_student, initialise_encoder
 from utils.errors import ConfigError
 
 PARTS, CATEGORIES = 7, 3
@@ -531,3 +531,49 @@ def test_a_student_of_it_gives_view_codes(name):
     output = student(cloud(2), torch.tensor([0, 1]), seen)
     assert output.logits.shape == (2, 512, PARTS)
     assert output.view_codes.shape == (2, 4, 512)
+
+
+# ---- first weights
+
+
+def described(encoder: str, task: str, parts: int = PARTS, categories: int = CATEGORIES):
+    """Arguments of a student, the student, and what a checkpoint of it holds."""
+    categories = categories if task == "segmentation" else 0
+    build = {"encoder": encoder, "num_classes": parts, "task": task, "num_categories": categories}
+    student = build_student(**build)
+    return build, student, {"build": build, "model": student.state_dict()}
+
+
+@every_network
+@pytest.mark.parametrize("categories", [CATEGORIES, CATEGORIES + 2])
+def test_a_segmenter_starts_from_the_embeddings_of_another(name, categories):
+    torch.manual_seed(0)
+    _, first, content = described(name, "segmentation", PARTS + 1, categories)
+    build, second, _ = described(name, "segmentation")
+    initialise_encoder(second, build, content, "first.pth")
+    if categories == CATEGORIES:  # all that the embeddings come from
+        points, kind = cloud(2), torch.tensor([0, 2])
+        first.eval(), second.eval()
+        found = [student(points, category=kind).point_features for student in (first, second)]
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    else:
+        read = first.network.category_layers
+        for layer in first.network.encoder_layers:
+            states = [getattr(student.network, layer).state_dict() for student in (first, second)]
+            if layer not in read:
+                assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_other_encoders_are_no_first_weights():
+    build, student, _ = described("curvenet", "classification")
+    with pytest.raises(ConfigError, match="the encoders differ in"):
+        initialise_encoder(student, build, described("dgcnn", "classification")[2], "dgcnn.pth")
+    initialise_encoder(
+        student, build, described("curvenet_released", "classification")[2], "released.pth"
+    )
+    build, student, _ = described("dgcnn", "segmentation")
+    with pytest.raises(ConfigError, match="only PointNet shares"):
+        initialise_encoder(student, build, described("dgcnn", "classification")[2], "cls.pth")
+    for task, other in (("classification", "segmentation"), ("segmentation", "classification")):
+        build, student, _ = described("pointnet", task)
+        initialise_encoder(student, build, described("pointnet", other)[2], "other.pth")

@@ -22,7 +22,6 @@ from models.teacher import build_teacher
 from utils.errors import DataError
 
 BUILDERS = {"student": build_student, "teacher": build_teacher}
-LISTED = 20  # names in a message
 
 
 class Converted(NamedTuple):
@@ -42,7 +41,7 @@ def convert(state: Mapping[str, Tensor], name: str) -> Converted:
 
     Raises:
         DataError: none of the known networks, or entries that are missing, unknown, of another
-            shape or not finite, all named up to a limit.
+            shape or not finite, all named.
     """
     release = recognise(state, name)
     build = dict(release.build)
@@ -127,5 +126,4 @@ def _group(key: str, names: Mapping[str, str]) -> str | None:
 
 
 def _listed(keys: list[str]) -> str:
-    shown = ", ".join(keys[:LISTED])
-    return f"{shown} and {len(keys) - LISTED} more" if len(keys) > LISTED else shown or "nothing"
+    return ", ".join(keys) or "nothing"

@@ -16,7 +16,7 @@ from models.release.tables import expand, inside
 from models.teacher import ATTENTION_VGG
 
 POINTMCD = "https://github.com/keeganhk/PointMCD"
-tables.POINTNET2 = "https://github.com/yanx27/Pointnet_Pointnet2_pytorch"
+POINTNET2 = "https://github.com/yanx27/Pointnet_Pointnet2_pytorch"
 CURVENET = "https://github.com/tiangexiang/CurveNet"
 
 
@@ -162,7 +162,7 @@ RELEASES = (
     ),
     Release(
         "PointNet++ SSG classification",
-        tables.POINTNET2,
+        POINTNET2,
         "student",
         _student("pointnet2_ssg"),
         inside("", "encoder.", tables.ONE_SCALE) + tables.CLASSIFIER,
@@ -170,7 +170,7 @@ RELEASES = (
     ),
     Release(
         "PointNet++ MSG classification",
-        tables.POINTNET2,
+        POINTNET2,
         "student",
         _student("pointnet2_msg"),
         inside("", "encoder.", tables.SCALES + tables.THIRD_SCALE) + tables.CLASSIFIER,
@@ -179,7 +179,7 @@ RELEASES = (
     ),
     Release(
         "PointNet++ SSG part segmentation",
-        tables.POINTNET2,
+        POINTNET2,
         "student",
         _segmenter("pointnet2_ssg"),
         inside("", "network.", tables.ONE_SCALE + tables.PROPAGATION),
@@ -188,7 +188,7 @@ RELEASES = (
     ),
     Release(
         "PointNet++ MSG part segmentation",
-        tables.POINTNET2,
+        POINTNET2,
         "student",
         _segmenter("pointnet2_msg"),
         inside("", "network.", tables.SCALES + tables.PROPAGATION),
