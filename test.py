@@ -33,7 +33,7 @@ from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import is_main, process_group
 from utils.engine import predict
 from utils.errors import ConfigError, DataError, run_main
-from utils.evaluation import evaluation_of
+from utils.evaluation import evaluation_of, require_labels
 from utils.pictures import save_figure
 from utils.probe import Episodes, few_shot_report, svm_report
 from utils.report import describe_checkpoint, describe_probe, describe_test
@@ -73,6 +73,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.random_weights is not None and not options.probe:
         parser.error("--random-weights is the control of a probe: give --probe too")
+    if options.category is not None and not options.cloud:
+        parser.error("--category is the class of a --cloud")
+    if options.ways < 2:
+        parser.error("--ways must be 2 or more: one class leaves nothing to tell apart")
     if options.probe and (options.cloud or options.split != "test"):
         parser.error("--probe reads the train and the test split: no --cloud, no --split")
     return options
@@ -202,6 +206,7 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
 def name_cloud(options: argparse.Namespace, device: torch.device) -> None:
     """Print what a student says of one cloud; needs its checkpoint and nothing else."""
     content = read_model(options.checkpoint, "student")
+    require_labels(content, options.checkpoint)
     student = build_model(content, options.checkpoint).to(device)
     points = normalise_cloud(read_cloud(options.cloud), options.up)
     found = len(points)

@@ -32,7 +32,7 @@ from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
 from utils.engine import Work, fit, predict
-from utils.errors import run_main
+from utils.errors import DataError, run_main
 from utils.metrics import accuracies
 from utils.part_metrics import part_scores, restrict_to_category
 from utils.run import Run, save_trained, training_record
@@ -90,12 +90,12 @@ def train(config: StudentConfig, device: torch.device) -> None:
     task_fields = ("parts",) if student.task == "segmentation" else ()
     watched = PointSet(watched_part, data.points, device, task_fields)
     batches = training.training(config.train.batch_size, config.augment, config.train.seed)
-    compute, measure = evaluation_of(student, split)
+    compute, measure = evaluation_of(student, split, labelled="task" in method.weights)
 
     def draw(writer, epoch: int, outputs: dict) -> None:
         batch = next(batches(epoch))
         pictures.cloud(writer, epoch, batch["points"][0], batch.get("visibility"))
-        if student.task == "classification":
+        if "logits" in outputs:
             pictures.confusion(writer, epoch, outputs, split.class_names)
         features = outputs["global_feature"]
         pictures.embedding(writer, epoch, features, outputs["label"], split.class_names)
@@ -121,9 +121,11 @@ def train(config: StudentConfig, device: torch.device) -> None:
 
 
 def describe_build(config: StudentConfig, split: PreparedSplit) -> dict[str, Any]:
-    """Arguments of ``build_student`` for a prepared set."""
+    """Arguments of ``build_student`` for a prepared set; DataError if it lacks what is learnt."""
     settings = config.student
     segmentation = settings.task == "segmentation"
+    if segmentation and split.num_parts == 0:
+        raise DataError(f"{split.path} has no part labels, which student.task=segmentation learns")
     return {
         "encoder": settings.encoder,
         "num_classes": split.num_parts if segmentation else len(split.class_names),
@@ -133,8 +135,16 @@ def describe_build(config: StudentConfig, split: PreparedSplit) -> dict[str, Any
     }
 
 
-def evaluation_of(student: Student, split: PreparedSplit):
-    """What to compute of a watched batch and how to measure it, for the log."""
+def evaluation_of(student: Student, split: PreparedSplit, labelled: bool):
+    """What to compute of a watched batch and how to measure it, for the log: nothing but features,
+    for the picture of their embedding, of a student that learns without labels."""
+    if not labelled:
+
+        def embed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            output = student(batch["points"], batch["label"])
+            return {"global_feature": output.global_feature}
+
+        return embed, lambda outputs: {}
     if student.task == "classification":
 
         def classify(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -84,7 +84,9 @@ class Bank:
                 held = [*CODES, *(name for name in LOGITS if name in file)]
                 self.arrays = {name: file[name][()] for name in held}
         except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise DataError(f"{path} is damaged ({error}); export it again") from error
+            raise DataError(
+                f"{path} is damaged or no bank of export_teacher.py ({error}); export it again"
+            ) from error
         self._check_content()
         self._row = {name: row for row, name in enumerate(self.ids)}
 

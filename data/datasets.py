@@ -85,8 +85,8 @@ class PointSet:
             raise ConfigError(f"a set of clouds has no {sorted(unknown)}, which the method reads")
         if points > split.num_points:
             raise ConfigError(
-                f"data.points={points}, and {split.name} holds {split.num_points} points a shape; "
-                "use fewer or prepare it with --points"
+                f"{points} points asked for, and {split.name} holds {split.num_points} a shape: "
+                "use fewer (data.points=, in test.py --points) or prepare it with --points"
             )
         teaching = teaching or Teaching()
         self.members = part.members

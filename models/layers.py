@@ -92,6 +92,11 @@ def one_hot_category(category: Tensor | None, count: int, points: Tensor) -> Ten
             "part segmentation has to be told what it divides: found no category, expected one "
             f"of {count} for each shape, category= (B,) int64"
         )
+    if not isinstance(category, Tensor):
+        raise ConfigError(
+            "category must be an int64 tensor (B,) of class numbers, found "
+            f"{type(category).__name__}"
+        )
     if category.shape != points.shape[:1] or category.is_floating_point():
         raise ConfigError(
             f"category must be int64 with one entry for each of the {len(points)} clouds, found "

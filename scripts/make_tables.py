@@ -223,6 +223,9 @@ def rewrite(readme: Path, rows: list[Result]) -> None:
         kind = found[3] or "classification"
         if kind not in KINDS:
             raise ConfigError(f"{readme}: a table of kind {kind!r}, expected one of {list(KINDS)}")
+        if not select(rows, found[2], kind):
+            print(f"no rows of {found[2]} ({kind}) yet")
+            return f"{found[1]}No runs yet.\n{found[4]}"
         return found[1] + table(rows, found[2], kind) + found[4]
 
     filled = pattern.sub(fill, text)

@@ -17,6 +17,7 @@ from data.storage import PreparedSplit, open_split, unpack_visibility
 from utils.checkpoint import build_model, read_model
 from utils.engine import predict
 from utils.errors import DataError, run_main
+from utils.evaluation import require_labels
 from utils.pictures import save_figure, scatter_cloud
 
 VIEWS = (0, 3, 6)  # of those shown, the first colours the cloud
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
     sets = {content["config"]["data"]["name"] for content in contents.values()}
     if len(sets) > 1:
         raise DataError(f"the students were trained on different sets, {sorted(sets)}")
+    for path, content in zip(options.students, contents.values(), strict=True):
+        require_labels(content, path)
+        if content["build"].get("task", "classification") != "classification":
+            raise DataError(f"{path} divides shapes into parts: this picture is of classes")
     data = next(iter(contents.values()))["config"]["data"]
     split = open_split(data["name"], "test", data["root"])
     answers = {name: answer(content, name, split) for name, content in contents.items()}

@@ -3,7 +3,8 @@
 # one) and EPOCHS_USUAL (of the students; empty: as each configuration says) are set. All of them take
 # from the environment:
 #   ENCODERS, SEEDS        what to run; SEEDS_SLOW for dgcnn, curvenet and pointnet2_msg
-#   CHOOSE                 encoders whose baseline chooses its own task weight
+#   CHOOSE                 encoders whose baseline chooses its own task weight; empty: the one of the
+#                          configuration, for all
 #   EPOCHS                 of all students; other numbers than usual make rows of their own
 #   JOBS                   runs side by side, one CPU thread each; 1 on a GPU
 #   DRY=1                  print the commands only
@@ -23,6 +24,13 @@ SUFFIX=${SUFFIX:-}
 if [ "$EPOCHS" != "$EPOCHS_USUAL" ]; then SUFFIX=${SUFFIX}_e$EPOCHS; fi
 THREADS=0
 if [ "$JOBS" -gt 1 ]; then THREADS=1; fi
+
+for encoder in ${ENCODERS:-}; do
+    if [ ! -f "$CONFIGS/${PREFIX:-}$encoder.yaml" ]; then
+        echo "unknown encoder $encoder: there is no $CONFIGS/${PREFIX:-}$encoder.yaml" >&2
+        exit 2
+    fi
+done
 
 run() {
     if [ -n "${DRY:-}" ]; then echo "$@"; else "$@"; fi
@@ -70,7 +78,9 @@ run_jobs() { # reads jobs, runs $JOBS of them at a time; output goes to $LOGS
 # The task weight of the baselines, 0.1 or 1, is chosen on a fifth of train that is held out: for the
 # encoders in $CHOOSE by themselves, for the others (trained by SGD, like PointNet) with PointNet.
 choose_weights() {
-    for encoder in $CHOOSE; do
+    local encoder weight
+    if [ -z "$CHOOSE" ]; then return; fi
+    for encoder in $(for encoder in $ENCODERS; do chooser_of "$encoder"; done | sort -u); do
         for weight in 0.1 1; do
             student_job "${DATA}_${encoder}_choose_w$weight$SUFFIX" "${PREFIX:-}$encoder" val \
                 data.name=$DATA loss.distill=0 loss.task=$weight protocol.val_fraction=0.2
@@ -78,9 +88,14 @@ choose_weights() {
     done | run_jobs
 }
 
+chooser_of() { # encoder
+    case " $CHOOSE " in *" $1 "*) echo "$1" ;; *) echo pointnet ;; esac
+}
+
 chosen_weight() { # encoder
-    local chooser=pointnet
-    case " $CHOOSE " in *" $1 "*) chooser=$1 ;; esac
+    local chooser
+    if [ -z "$CHOOSE" ]; then return; fi
+    chooser=$(chooser_of "$1")
     if [ -n "${DRY:-}" ]; then echo CHOSEN; else
         $PYTHON -m scripts.choose_weight --results "$RESULTS" --data "$DATA" --model "$chooser" \
             ${EPOCHS:+--epochs "$EPOCHS"}
@@ -94,7 +109,7 @@ compare_jobs() {
         weight=$(chosen_weight "$encoder")
         for seed in $(seeds_of "$encoder"); do
             student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
-                data.name="$DATA" loss.distill=0 loss.task="$weight" train.seed="$seed"
+                data.name="$DATA" loss.distill=0 ${weight:+loss.task=$weight} train.seed="$seed"
             student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
                 data.name="$DATA" distill.bank="$BANK" train.seed="$seed"
         done

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 DATA=ModelNet40
 if [ -n "${REDUCED:-}" ]; then
     CONFIGS=scripts/configs/modelnet40/reduced SUFFIX=_reduced
-    ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-pointnet}
+    ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-}
     TEACHER=ModelNet40_squeezenet1_0_s0
     LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
     if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=${TEACHER_WEIGHTS:-$LOCAL_WEIGHTS}; fi

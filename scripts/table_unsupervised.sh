@@ -62,7 +62,7 @@ for encoder in $ENCODERS; do
         probe_jobs "$name"
         probe_jobs "$name" "$seed"
         student_job "PSB26_${encoder}_finetuned_s$seed$SUFFIX" "$encoder" test \
-            init="ckpt/student/$name.pth" loss.distill=0 loss.task="$weight" \
+            init="ckpt/student/$name.pth" loss.distill=0 ${weight:+loss.task=$weight} \
             train.seed="$seed"
     done
 done | run_jobs

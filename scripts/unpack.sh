@@ -3,6 +3,7 @@
 # removed at the end. What follows $1 stays in "$@".
 if [ $# -lt 1 ] || [ ! -e "$1" ]; then
     echo "usage: bash scripts/$(basename "$0") ARCHIVE_OR_FOLDER [options of data.prepare]" >&2
+    if [ $# -ge 1 ]; then echo "there is no file or folder $1" >&2; fi
     exit 2
 fi
 given=$(realpath "$1")

@@ -121,7 +121,9 @@ def test_wrong_names_are_refused():
         build("plain", every_other(), WEIGHTS)
     with pytest.raises(ConfigError, match="all loss weights are 0"):
         build("plain", every_other(), {"task": 0.0})
-    without = build("plain", every_other(), {"transform": 1.0})
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        build("pointmcd", every_other(), {"transform": 1.0})
+    without = build("plain", every_other(), {"task": 1.0})
     with pytest.raises(ConfigError, match="none of the loss terms"):
         without.total({})
     assert {"plain", "pointmcd", "view_classification"} <= set(METHODS)

@@ -44,7 +44,8 @@ def part_lines(
     """
     if category not in classes:
         raise ConfigError(
-            f"part segmentation is told the class of a cloud: found --category {category}, "
+            f"part segmentation is told the class of a cloud: "
+            f"{'no --category' if category is None else f'found --category {category}'}, "
             f"expected one of {', '.join(classes)}{did_you_mean(str(category), classes)}"
         )
     label, names = classes.index(category), part_names[category]

@@ -48,6 +48,9 @@ def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
         ConfigError: no file or more than one, a missing or malformed one, an unknown key, a value
             of the wrong type or out of range.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(describe_keys(schema))
+        raise SystemExit(0)
     files = [word for word in arguments if "=" not in word]
     if len(files) != 1:
         raise ConfigError(
@@ -59,6 +62,23 @@ def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
         if "=" in word:
             override(values, word)
     return validate(schema, values)
+
+
+def describe_keys(schema: type[BaseModel]) -> str:
+    """How to call a configured program, and every key with its default."""
+    lines = [
+        "usage: CONFIG.yaml [group.key=value ...]",
+        "scripts/configs/ holds the shipped configurations; keys and their defaults:",
+    ]
+    for name, field in schema.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            for key, inner in group.model_fields.items():
+                shown = "(required)" if inner.is_required() else inner.default
+                lines.append(f"  {name}.{key}={shown}")
+        else:
+            lines.append(f"  {name}={field.default}")
+    return "\n".join(lines)
 
 
 def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -111,7 +131,9 @@ def validate(schema: type[Settings], values: dict[str, Any]) -> Settings:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_describe(schema, item) for item in error.errors())
+        # an unknown key first: it is often the misspelt one that is then missing
+        items = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        problems = "; ".join(_describe(schema, item) for item in items)
         raise ConfigError(problems) from error
 
 

@@ -232,11 +232,8 @@ def evaluation_of(
     task = build.get("task", "classification")
     if task == "autoencoder":
         return Reconstruction(network, split.class_names)
-    if student and not content["config"]["loss"].get("task"):
-        raise ConfigError(
-            f"{path} was trained without labels (loss.task=0), its classes mean nothing: probe its "
-            "features with --probe svm"
-        )
+    if student:
+        require_labels(content, path)
     if task == "classification":
         return Classification(network, split.class_names, "points" if student else "views")
     if split.num_parts != build["num_classes"]:
@@ -244,3 +241,16 @@ def evaluation_of(
             f"{path} knows {build['num_classes']} parts, {split.name} has {split.num_parts}"
         )
     return (PointParts if student else PixelParts)(network, split.class_names, split.part_ranges)
+
+
+def require_labels(content: dict[str, Any], path: str) -> None:
+    """Refuse a student that never saw a label.
+
+    Raises:
+        ConfigError: what it was trained with has no task.
+    """
+    if not content["config"]["loss"].get("task"):
+        raise ConfigError(
+            f"{path} was trained without labels (loss.task=0), its classes mean nothing: probe its "
+            "features with test.py --probe svm"
+        )

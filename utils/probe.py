@@ -121,13 +121,16 @@ def few_shot_report(train: Labelled, test: Labelled, episodes: Episodes) -> Prob
     """:func:`few_shot` in words."""
     found = few_shot(*train, *test, episodes)
     # the deviation of the episodes, as the literature gives it
-    deviation = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+    columns, spread = {"overall": float(found.mean())}, ""
+    if len(found) > 1:
+        columns["deviation"] = float(found.std(ddof=1))
+        spread = f" ± {columns['deviation']:.1f}"
     return ProbeReport(
-        {"overall": float(found.mean()), "deviation": deviation},
+        columns,
         f"{episodes.ways}-way {episodes.shots}-shot, linear SVM with C {FEW_SHOT_C:g}, "
         f"{episodes.queries} queries a class from test, {episodes.repeats} episodes",
         [f"episode {number}: {value:.1f} %" for number, value in enumerate(found, start=1)],
-        f"accuracy {found.mean():.1f} ± {deviation:.1f} %",
+        f"accuracy {found.mean():.1f}{spread} %",
     )
 
 

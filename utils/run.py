@@ -55,8 +55,8 @@ class Run:
 
     def _refuse_other_configuration(self) -> None:
         path = self.folder / "identity.json"
-        if not path.is_file():
-            return
+        if not path.is_file() or not self.state_path.is_file():
+            return  # a run that ended before its first epoch has nothing to lose
         differing = differences(json.loads(path.read_text()), self.identity)
         if differing:
             raise ConfigError(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.losses import smoothed_cross_entropy
 from models.methods.base import Method, MethodOutput
 from models.outputs import StudentOutput
+from utils.errors import ConfigError
 
 # Which batch field holds the truth of a task.
 TARGETS = {"classification": "label", "segmentation": "parts"}
@@ -27,6 +28,8 @@ class Plain(Method):
 
     def __init__(self, network: nn.Module, weights: dict[str, float], smoothing: float = 0.0):
         super().__init__(network, weights)
+        if not {"task", "distill"} & set(self.weights):
+            raise ConfigError("nothing to learn from: loss.task and loss.distill are both 0")
         self.smoothing = smoothing
         self.target = TARGETS[network.task]
         self.term_fields = {**self.term_fields, "task": (self.target,)}

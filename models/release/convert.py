@@ -21,6 +21,7 @@ from models.students import build_student
 from models.teacher import build_teacher
 from utils.errors import DataError
 
+LEAST_LIKENESS = 0.1  # below it, a few common names (conv1, bn1) make no network
 BUILDERS = {"student": build_student, "teacher": build_teacher}
 
 
@@ -64,7 +65,7 @@ def recognise(state: Mapping[str, Tensor], name: str) -> Release:
         return len(known) * len(set(known)) / len(layers)
 
     nearest = max(RELEASES, key=likeness)
-    if likeness(nearest) == 0:
+    if likeness(nearest) < LEAST_LIKENESS * len(state):
         raise DataError(
             f"{name} is none of the networks that can be converted: {_listed(sorted(state))} "
             f"belong to none of {', '.join(release.name for release in RELEASES)}"
