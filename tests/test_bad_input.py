@@ -138,7 +138,7 @@ def test_weights_that_do_not_fit_the_backbone(workshop, refused, student, tmp_pa
         ("distill.method=pointmdc", "did you mean 'pointmcd'"),
         ("loss.distil=1", "did you mean 'distill'"),
         ("loss={task: 0}", "all loss weights are 0"),
-        ("data.points=4096", "holds 512 points"),
+        ("data.points=4096", "holds 512 a shape"),
         ("train.batch_size=1000", "more than the 48 training shapes"),
         ("train.batch_size=1", "two shapes or more"),
         ("distill.method=view_classification|loss={shape: 1}", "has no ['views']"),

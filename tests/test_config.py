@@ -86,3 +86,12 @@ def test_differences_name_nested_keys():
     ]
     assert did_you_mean("pointnett", ["pointnet", "dgcnn"]) == "; did you mean 'pointnet'?"
     assert did_you_mean("zzz", ["pointnet"]) == ""
+
+
+def test_help_lists_every_key_with_its_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        load_config(StudentConfig, ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "data.name=(required)" in shown
+    assert "  distill.distance=l1" in shown and "  init=None" in shown
