@@ -4,7 +4,7 @@
 #   bash scripts/prepare_psb26.sh PSB26.tar.xz && bash scripts/table_ablation.sh
 #   VARIANTS="views4 l2"   some of the variants below; all by default
 #   SEEDS, EPOCHS, JOBS, DRY, RESULTS, LOGS: see scripts/table_functions.sh
-# A run takes about a minute and a half on one CPU thread, all 42 half an hour on two cores. The teacher is
+# A run takes a minute and a half on one CPU thread, all 42 half an hour on two cores. The teacher is
 # that of scripts/table_psb26.sh, trained here (about 20 minutes) where it is not there yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -3,10 +3,12 @@
 # papers, the last epoch tested once. Meant for one GPU.
 #   bash scripts/prepare_modelnet40.sh ARCHIVE && JOBS=1 bash scripts/table_modelnet40.sh
 # trains the teacher, exports its codes, trains the students, tests them and prints the table, into
-# which published figures go as a column of their own. TIME_LINE
+# which published figures go as a column of their own. The whole table has not been run yet.
 #   TEACHER_WEIGHTS=PATH   ImageNet weights of the teacher's backbone (default: torchvision's)
-#   REDUCED=1              what a CPU can do: PointNet on 512 points for 5 epochs in batches of 32 and bfloat16,
-#                          SqueezeNet on small views as the teacher; the table shows the epochs
+#   REDUCED=1              what a CPU can do: PointNet on 512 points for 5 epochs, batches of 32 and
+#                          bfloat16, taught by SqueezeNet on small views (3 epochs); the table shows
+#                          points and epochs. About 25 minutes for the teacher on one CPU thread,
+#                          10 for a student
 # scripts/table_functions.sh lists what else can be chosen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
