@@ -153,9 +153,16 @@ def test_finished_rows_are_not_run_again(tmp_path):
 
 
 def test_a_failing_line_stops_the_table(tmp_path):
-    done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnetto", CHOOSE="pointnetto")
+    done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnet", EPOCHS="several")
     assert done.returncode != 0
     assert "failed: see" in done.stdout
+
+
+def test_an_unknown_encoder_is_refused_before_anything_runs(tmp_path):
+    done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnetto")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "unknown encoder pointnetto" in done.stderr
 
 
 def test_the_archive_of_the_meshes_is_unpacked_and_cleared(tmp_path):
