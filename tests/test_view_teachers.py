@@ -12,7 +12,7 @@ from torch import nn
 
 import export_teacher
 import train_teacher
-from data.bank import Bank, write_bank
+from data.bank import PROVENANCE, Bank, write_bank
 from data.datasets import Part, ViewSet
 from data.storage import open_split
 from models.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
@@ -297,16 +297,17 @@ def test_a_bank_without_logits(tmp_path):
     generator = np.random.default_rng(0)
     ids = ["b/1", "a/2", "c/3"]
     arrays = {"view_codes": generator.random((3, 4, 6)), "codes": generator.random((3, 6))}
-    write_bank(tmp_path / "bank.h5", ids, arrays, {})
+    provenance = dict.fromkeys(PROVENANCE, "some") | {"data_hash": {"train": "some"}}
+    write_bank(tmp_path / "bank.h5", ids, arrays, provenance)
     bank = Bank(tmp_path / "bank.h5")
     assert set(bank.arrays) == {"view_codes", "codes"}
     expected = arrays["codes"].astype(np.float16)
     assert np.array_equal(bank.codes(["c/3", "b/1"]), expected[[2, 0]])
     logits = {"view_logits": np.ones((3, 4, 2)), "logits": np.ones((3, 2))}
-    write_bank(tmp_path / "whole.h5", ids, arrays | logits, {})
+    write_bank(tmp_path / "whole.h5", ids, arrays | logits, provenance)
     assert set(Bank(tmp_path / "whole.h5").arrays) == {"view_codes", "codes", *logits}
     with pytest.raises(DataError, match="codes of the teacher are not finite"):
-        write_bank(tmp_path / "no.h5", ids, arrays | {"codes": np.full((3, 6), np.inf)}, {})
+        write_bank(tmp_path / "no.h5", ids, arrays | {"codes": np.full((3, 6), np.inf)}, provenance)
     assert not (tmp_path / "no.h5").exists()
 
 
@@ -333,9 +334,9 @@ def test_from_pixels_to_a_bank(workshop, tmp_path):
     """The autoencoder gives the segmentation teacher its backbone; both export codes."""
     train_teacher.main(words_for(workshop, "teacher_autoencoder", "images"))
     first = workshop.folder / "ckpt" / "teacher" / "images.pth"
-    words = words_for(workshop, "teacher_partseg", "parts", f"init={first}")
+    words = words_for(workshop, "teacher_partseg", "part_teacher", f"init={first}")
     train_teacher.main(words)
-    second = first.with_name("parts.pth")
+    second = first.with_name("part_teacher.pth")
     split = open_split("Tiny", "test", workshop.root)
 
     content = read_model(second, "teacher")
@@ -361,4 +362,4 @@ def test_from_pixels_to_a_bank(workshop, tmp_path):
     with pytest.raises(ConfigError, match="loss.shape: ViewSegmentation"):
         train_teacher.main([*words, "loss.shape=1", "run.restart=true"])
     with pytest.raises(ConfigError, match="another configuration"):
-        train_teacher.main(words_for(workshop, "teacher_partseg", "parts"))
+        train_teacher.main(words_for(workshop, "teacher_partseg", "part_teacher"))
