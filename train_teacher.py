@@ -36,7 +36,7 @@ from utils.engine import Work, fit, predict
 from utils.errors import DataError, run_main
 from utils.evaluation import PixelParts, Reconstruction
 from utils.metrics import accuracies
-from utils.part_metrics import part_counts, part_score, restrict_to_category
+from utils.part_metrics import counted_scores, part_counts, restrict_to_category
 from utils.run import Run, save_trained, training_record
 from utils.settings import TeacherConfig
 
@@ -111,8 +111,6 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         device,
     )
     record = training_record(history, config, split, device)
-    if settings.task == "segmentation":
-        record["part_names"] = split.part_names
     save_trained("teacher", name, teacher, build, split.class_names, config, record)
 
 
@@ -160,17 +158,12 @@ def evaluation_of(
         error = (output.images - unit_images(batch["views"])).abs().flatten(1).mean(dim=1)
         return {"code": output.code, "error": error}
 
-    def part_scores(outputs: dict[str, np.ndarray]) -> dict[str, float]:
-        found = part_score(outputs["counts"], outputs["label"], split.part_ranges)
-        names = ("overall", "instance_miou", "class_miou")
-        return {f"eval/{name}": getattr(found, name) for name in names}
-
     def mean_error(outputs: dict[str, np.ndarray]) -> dict[str, float]:
         return {"eval/pixel": float(outputs["error"].mean())}
 
     return {
         "classification": (classify, accuracies),
-        "segmentation": (segment, part_scores),
+        "segmentation": (segment, lambda outputs: counted_scores(outputs, split.part_ranges)),
         "autoencoder": (reconstruct, mean_error),
     }[task]
 

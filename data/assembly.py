@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.cameras import find_rig, hash_recipe, make_cameras
+from data.cloud_sources import UNIFORM, CloudFile
 from data.parts import MOST_PARTS
 from data.records import ShapeSettings
 from data.sources import ShapeFile, Source
@@ -77,6 +78,8 @@ def _usual_count(source: Source, settings: ShapeSettings, records: Path) -> int:
     """The number of points that most clouds of a source have, where they must have the same."""
     counts: Counter[int] = Counter()
     for shape in source.shapes:
+        if not isinstance(shape, CloudFile) or shape.kind != UNIFORM:  # spares a second reading
+            continue
         with np.load(record_path(records, shape, settings)) as record:
             if "count" in record:
                 counts[int(record["count"])] += 1

@@ -40,6 +40,9 @@ class SourceError(DataError):
     """A source that is not what it is taken for: no single shape can be blamed and left out."""
 
 
+UNIFORM = "normals"  # the kind whose release gives every cloud the same number of points
+
+
 @dataclass(frozen=True)
 class CloudFile(ShapeFile):
     """A cloud to prepare.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.cameras import describe_recipe, find_rig, make_cameras
-from data.cloud_sources import CloudFile, load_cloud, part_names
+from data.cloud_sources import UNIFORM, CloudFile, load_cloud, part_names
 from data.clouds import normalise_cloud
 from data.hidden_points import DEFAULT_VISIBILITY, HPR_RADIUS, see_from_views
 from data.meshes import into_unit_sphere, load_mesh, turn_up
@@ -140,7 +140,7 @@ def _prepare_cloud(shape: CloudFile, settings: CloudSettings) -> Record:
         "visibility": pack_visibility(visible[order]),
         **_encode("images", "sizes", images),
     }
-    if shape.kind == "normals":  # a release whose files all have as many points
+    if shape.kind == UNIFORM:
         record["count"] = np.array(len(points))
     if len(points) < settings.points:
         record["repeated"] = np.array(settings.points - len(points))

@@ -91,6 +91,7 @@ def _find_visibility(
     """Packed visibility (S, points, ceil(len(views)/8)) of the chosen views."""
     stored = split.visibility()
     clouds = split.points()[:, :points] if source == "hpr" else None
+    cameras = Cameras(split.intrinsics[views], split.extrinsics[views], split.image_size)
     chunks = []
     for begin in range(0, len(stored), CHUNK):
         seen = unpack_visibility(stored[begin : begin + CHUNK, :points], split.num_views)
@@ -100,7 +101,6 @@ def _find_visibility(
         elif source == "random":
             seen = _shuffle_rows(seen, np.random.default_rng([seed, begin, 0x5EE]))
         elif source == "hpr":
-            cameras = Cameras(split.intrinsics[views], split.extrinsics[views], split.image_size)
             seen = np.stack(
                 [
                     hidden_point_removal(cloud, cameras.centres)

@@ -159,7 +159,12 @@ def part_scores(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, flo
     """
     found, true = (torch.from_numpy(outputs[name]) for name in ("prediction", "parts"))
     counts = part_counts(found, true, ranges[-1][1]).numpy()
-    result = part_score(counts, outputs["label"], ranges)
+    return counted_scores({**outputs, "counts": counts}, ranges)
+
+
+def counted_scores(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, float]:
+    """As :func:`part_scores`, of ``counts`` as :func:`part_counts` gives them, and ``label``."""
+    result = part_score(outputs["counts"], outputs["label"], ranges)
     return {
         "eval/overall": result.overall,
         "eval/instance_miou": result.instance_miou,
