@@ -49,6 +49,9 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         torch.set_num_threads(threads)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # that alone would fill every new tensor with NaN first, a third of the time of a step; it
+        # guards code that reads memory before writing it, and nothing here does
+        torch.utils.deterministic.fill_uninitialized_memory = False
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
