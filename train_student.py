@@ -132,6 +132,7 @@ def describe_build(config: StudentConfig, split: PreparedSplit) -> dict[str, Any
         "head": settings.head,
         "task": settings.task,
         "num_categories": len(split.class_names) if segmentation else 0,
+        "sampling": settings.sampling,
     }
 
 

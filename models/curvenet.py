@@ -23,6 +23,7 @@ from models.curvenet_blocks import (
 )
 from models.layers import LinearNorm, SharedMLP
 from models.outputs import EncoderOutput
+from models.pointops import Sampling
 from utils.errors import ConfigError
 
 CURVES, STEPS = 100, 5
@@ -141,6 +142,7 @@ class CurveNet(nn.Module):
 
     feature_channels = 1024
     global_channels = 2048
+    sampling: Sampling = "farthest"
 
     def __init__(self, k: int = 20, released_momentum: bool = False):
         super().__init__()
@@ -165,7 +167,7 @@ class CurveNet(nn.Module):
                 "use more points or another encoder"
             )
         every = torch.arange(count, device=points.device).expand(len(points), -1)
-        place = Surroundings(points, every, self.k)
+        place = Surroundings(points, every, self.k, self.sampling)
         x = self.first(place)
         for spec, block in zip(BLOCKS, self.blocks, strict=True):
             # paper: a cloud of any other size is resampled to `keep` points.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.edges import edge_shares, edge_sum, neighbour_max, neighbour_mean, norm_as_affine
 from models.layers import LinearNorm
-from models.pointops import ball_query, farthest_point_sample, full_float32, gather_rows, knn
+from models.pointops import Sampling, ball_query, full_float32, gather_rows, knn, sample_centres
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -31,11 +31,16 @@ class Surroundings:
         point_index: (B, N) int64, which input point of the encoder each one is.
         near: (B, N, k) int64, the k nearest, the point itself first.
         ahead: (B, N, k) int64, where a walk may step: the k + 1 nearest without the first.
+        sampling: how to find points that are farthest from each other: ``stored`` where the first
+            ones are.
     """
 
-    def __init__(self, points: Tensor, point_index: Tensor, k: int):
+    def __init__(
+        self, points: Tensor, point_index: Tensor, k: int, sampling: Sampling = "farthest"
+    ):
         nearest = knn(points, points, k + 1)
         self.points, self.point_index, self.k = points, point_index, k
+        self.sampling = sampling
         self.near = nearest[..., :-1].contiguous()
         self.ahead = nearest[..., 1:].contiguous()
 
@@ -63,11 +68,12 @@ def drop_points(
     ``x`` (B, N, C) becomes (B, count, C). Sampling starts at point 0. ``k`` is also the number of
     neighbours among the points that are kept.
     """
-    kept = farthest_point_sample(place.points, count)  # (B, count)
+    kept = sample_centres(place.points, count, place.sampling)  # (B, count)
     centres = gather_rows(place.points, kept)
     ball = ball_query(place.points, centres, radius, k)
     original = place.point_index.gather(1, kept)
-    return Surroundings(centres, original, k), neighbour_max(x, ball)
+    # the farthest-point sample of a farthest-point sample is its beginning
+    return Surroundings(centres, original, k, sampling="stored"), neighbour_max(x, ball)
 
 
 class PositionEdges(nn.Module):

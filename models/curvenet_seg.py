@@ -18,7 +18,7 @@ from models.curvenet import CIC, FIRST_CHANNELS, Block
 from models.curvenet_blocks import SLOPE, FirstLPFA, Surroundings, drop_points
 from models.layers import LinearNorm, max_over_rows, one_hot_category
 from models.outputs import StudentOutput
-from models.pointops import interpolate_three_nn
+from models.pointops import Sampling, interpolate_three_nn
 from utils.errors import ConfigError
 
 
@@ -109,6 +109,7 @@ class CurveNetSegmenter(nn.Module):
     global_channels = sum(CLOUD_CHANNELS)
     encoder_layers = ("first", "stages", "of_cloud", "propagations", "refinements", "last")
     category_layers = ("last",)
+    sampling: Sampling = "farthest"
 
     def __init__(self, num_parts: int, num_categories: int):
         super().__init__()
@@ -175,7 +176,7 @@ class CurveNetSegmenter(nn.Module):
                 "use more points or another encoder"
             )
         every = torch.arange(count, device=points.device).expand(len(points), -1)
-        place = Surroundings(points, every, STAGES[0].k)
+        place = Surroundings(points, every, STAGES[0].k, self.sampling)
         x = self.first(place)
         levels = []
         for stage, blocks in zip(STAGES, self.stages, strict=True):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.layers import SharedMLP, max_over_rows
 from models.outputs import EncoderOutput
-from models.pointops import ball_query, farthest_point_sample, full_float32, gather_rows
+from models.pointops import Sampling, ball_query, full_float32, gather_rows, sample_centres
 
 
 class Scale(NamedTuple):
@@ -108,6 +108,7 @@ class PointNet2(nn.Module):
 
     feature_channels = 1024
     global_channels = 1024
+    sampling: Sampling = "farthest"
 
     def __init__(self, levels: Sequence[Sequence[Scale]]):
         super().__init__()
@@ -124,7 +125,7 @@ class PointNet2(nn.Module):
         Raises:
             ConfigError: if there are fewer than 512 points.
         """
-        index = farthest_point_sample(points, FIRST_CENTRES)  # (B, 512)
+        index = sample_centres(points, FIRST_CENTRES, self.sampling)  # (B, 512)
         centres = gather_rows(points, index)
         # the farthest-point sample of a farthest-point sample is its beginning
         last_centres = centres[:, :SECOND_CENTRES]

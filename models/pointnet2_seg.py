@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.layers import SharedMLP, max_over_rows, one_hot_category
 from models.outputs import StudentOutput
 from models.pointnet2 import FIRST_CENTRES, SECOND_CENTRES, SSG, Scale, SetAbstraction
-from models.pointops import farthest_point_sample, gather_rows, interpolate_three_nn
+from models.pointops import Sampling, gather_rows, interpolate_three_nn, sample_centres
 
 MSG = (
     (
@@ -67,6 +67,7 @@ class PointNet2Segmenter(nn.Module):
     global_channels = 1024
     encoder_layers = ("first", "second", "last", "to_second", "to_first", "to_points")
     category_layers = ("to_points",)
+    sampling: Sampling = "farthest"
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class PointNet2Segmenter(nn.Module):
             ConfigError: a category that is missing or out of range, or fewer than 512 points.
         """
         kind = one_hot_category(category, self.num_categories, points)  # (B, categories)
-        sample = farthest_point_sample(points, FIRST_CENTRES)
+        sample = sample_centres(points, FIRST_CENTRES, self.sampling)
         centres = gather_rows(points, sample)  # (B, 512, 3)
         # the farthest-point sample of a farthest-point sample is its beginning
         few_centres = centres[:, :SECOND_CENTRES]

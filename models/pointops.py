@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import ConfigError
+
+# What the centres of a network that reduces its points are: their farthest-point sample, or the
+# first ones of the stored order, which in prepared sets are that sample of the unaugmented cloud.
+Sampling = Literal["farthest", "stored"]
 
 # Entries of one distance matrix, (b, S, N) for some b clouds at a time. On a CPU it should fit the
 # cache; on a GPU it should fill the device and still leave the memory to the network.
@@ -51,6 +56,19 @@ def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
         torch.minimum(nearest, x.add_(y).add_(z), out=nearest)
         torch.argmax(nearest, dim=1, out=chosen[step])
     return chosen.T.contiguous()
+
+
+def sample_centres(points: Tensor, m: int, sampling: Sampling) -> Tensor:
+    """Indices (B, m) int64 of the centres of ``points`` (B, N, 3), beginning with point 0.
+
+    Raises:
+        ConfigError: if N < m.
+    """
+    if sampling == "farthest":
+        return farthest_point_sample(points, m)
+    batch, count, _ = points.shape
+    _require(count, m, "centres")
+    return torch.arange(m, device=points.device).expand(batch, -1)
 
 
 @torch.no_grad()

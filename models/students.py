@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ from models.heads import Hidden, PointMCDHead, PublishedHead
 from models.outputs import StudentOutput
 from models.pointnet import PointNet
 from models.pointnet2 import pointnet2_msg, pointnet2_ssg
-from models.pointops import gather_rows
+from models.pointops import Sampling, gather_rows
 from models.projection import ViewProjection, visible_max_pool
 from models.segmenters import SEGMENTERS
 from utils.config import did_you_mean
@@ -142,6 +142,7 @@ def build_student(
     task: str = "classification",
     num_categories: int = 0,
     projection: bool = False,
+    sampling: Sampling = "farthest",
 ) -> Student:
     """A freshly initialised student.
 
@@ -150,9 +151,11 @@ def build_student(
         num_classes: in segmentation, the number of parts of all categories together.
         task: a name of :data:`TASKS`. num_categories: for segmentation.
         projection: with the head that maps what a view sees to the code of that view.
+        sampling: see :data:`models.pointops.Sampling`; ``stored`` is for clouds in farthest-point
+            order, as prepared sets hold them, and for networks that reduce their points.
 
     Raises:
-        ConfigError: an unknown name, or a head that the network does not have.
+        ConfigError: an unknown name, or a head or a sampling that the network does not have.
     """
     _check_name("task", task, TASKS)
     if task == "segmentation":
@@ -164,9 +167,20 @@ def build_student(
         _check_name("encoder", encoder, ENCODERS)
         _check_name("head", head, HEADS)
         student = _build_classifier(encoder, num_classes, head)
+    if sampling != "farthest":
+        _set_sampling(student, encoder, sampling)
     if projection:
         student.projection = ViewProjection(student.feature_channels)
     return student
+
+
+def _set_sampling(student: Student, encoder: str, sampling: Sampling) -> None:
+    _check_name("sampling", sampling, get_args(Sampling))
+    samplers = [module for module in student.modules() if hasattr(module, "sampling")]
+    if not samplers:
+        raise ConfigError(f"{encoder} keeps all points: leave student.sampling={sampling} out")
+    for module in samplers:
+        module.sampling = sampling
 
 
 def _check_name(kind: str, name: str, known: Iterable[str]) -> None:

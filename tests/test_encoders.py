@@ -298,3 +298,38 @@ def test_pointnet2_pools_the_points_that_it_names():
     first = gather_rows(points, farthest_point_sample(points, 512))
     second = gather_rows(first, farthest_point_sample(first, 128))
     assert torch.equal(second, gather_rows(points, output.point_index))
+
+
+@pytest.mark.parametrize("name", ["pointnet2_ssg", "pointnet2_msg", "curvenet"])
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_stored_order_stands_for_the_sample_that_it_is(name, task):
+    """In farthest-point order the two samplings are the same network; in another order they are
+    not, and the embeddings are then those of the first points."""
+    clouds = cloud(2, 600, seed=3)
+    ordered = gather_rows(clouds, farthest_point_sample(clouds, 600))
+    category = torch.tensor([0, 1]) if task == "segmentation" else None
+    outputs = []
+    for sampling in ("farthest", "stored"):
+        torch.manual_seed(0)
+        student = build_student(name, 5, "default", task, 2, sampling=sampling).eval()
+        with torch.no_grad():
+            outputs.append([student(points, category).logits for points in (ordered, clouds)])
+    (farthest, farthest_other), (stored, stored_other) = outputs
+    assert torch.equal(farthest, stored)
+    assert not torch.allclose(farthest_other, stored_other)
+
+
+def test_the_sample_of_a_sample_is_its_beginning():
+    """What CurveNet's later reductions rely on, also where points coincide."""
+    points = cloud(2, 300, seed=5)
+    points[1, 40:] = points[1, :1]
+    kept = gather_rows(points, farthest_point_sample(points, 128))
+    again = gather_rows(kept, farthest_point_sample(kept, 64))
+    assert torch.equal(again, kept[:, :64])
+
+
+def test_networks_that_keep_all_points_have_no_sampling():
+    with pytest.raises(ConfigError, match="pointnet keeps all points"):
+        build_student("pointnet", 5, sampling="stored")
+    with pytest.raises(ConfigError, match="unknown sampling 'store'.*'stored'"):
+        build_student("curvenet", 5, sampling="store")

@@ -105,6 +105,9 @@ class StudentModelSettings(Group):
     task: Literal["classification", "segmentation"] = "classification"
     encoder: str = "pointnet"
     head: str = "default"
+    # farthest: centres are sampled from the augmented cloud, as published; stored: the first points
+    # of the stored farthest-point order are the centres, which costs nothing
+    sampling: Literal["farthest", "stored"] = "farthest"
     smoothing: Fraction = 0.2
 
 
