@@ -55,16 +55,10 @@ def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
         raise ValueError(f"visibility must be bool, found {visibility.dtype}")
     # a call for every 32 views, as many as an int32 has bits
     pooled = [
-        ops.visible_max(point_features, _pack(some), some.shape[2])[0]
+        ops.visible_max(point_features, ops.pack_views(some), some.shape[2])[0]
         for some in visibility.split(MOST_VIEWS, dim=2)
     ]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
-
-
-def _pack(visibility: Tensor) -> Tensor:
-    """(B, M, V) bool, V at most 32, to (B, M) int32 whose bit v is that of view v."""
-    place = torch.arange(visibility.shape[2], dtype=torch.int32, device=visibility.device)
-    return (visibility.int() << place).sum(dim=2, dtype=torch.int32)
 
 
 class ViewProjection(nn.Module):

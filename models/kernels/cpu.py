@@ -46,6 +46,14 @@ def smallest(values: Tensor, k: int) -> Tensor:
     return index
 
 
+def pack_views(visibility: Tensor) -> Tensor:
+    batch, count, _ = visibility.shape
+    bits = torch.empty(batch, count, dtype=torch.int32)
+    arrays = visibility.flatten(0, 1).numpy(), bits.view(-1).numpy()
+    in_shares(visible_loops.pack, batch * count, visibility.shape[2], *arrays)
+    return bits
+
+
 def visible_max(features: Tensor, bits: Tensor, views: int) -> tuple[Tensor, Tensor]:
     batch, count, channels = features.shape
     pooled = torch.empty(batch, views, channels)

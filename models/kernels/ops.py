@@ -56,6 +56,16 @@ def _(values: Tensor, k: int) -> Tensor:
     return values.new_empty(*values.shape[:2], k, dtype=torch.int64)
 
 
+@torch.library.custom_op("point_kernels::pack_views", mutates_args=())
+def pack_views(visibility: Tensor) -> Tensor:
+    return kernels_for(visibility.device).pack_views(visibility.contiguous())
+
+
+@pack_views.register_fake
+def _(visibility: Tensor) -> Tensor:
+    return visibility.new_empty(visibility.shape[:2], dtype=torch.int32)
+
+
 def _projection_kernels(x: Tensor, row: torch.dtype):
     """Tensor code where the others have no kernel: float64, and rows that need more than int16."""
     return kernels_for(x.device) if x.dtype in FAST_TYPES and row is torch.int16 else plain

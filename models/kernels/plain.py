@@ -97,6 +97,12 @@ def _squared_distances(queries: Tensor, points: Tensor) -> Tensor:
     return total
 
 
+def pack_views(visibility: Tensor) -> Tensor:
+    """(B, M, V) bool, V at most 32, to (B, M) int32 whose bit v is that of view v."""
+    place = torch.arange(visibility.shape[2], dtype=torch.int32, device=visibility.device)
+    return (visibility.int() << place).sum(dim=2, dtype=torch.int32)
+
+
 def visible_max(features: Tensor, bits: Tensor, views: int) -> tuple[Tensor, Tensor]:
     """Maximum over the rows that each view sees, and which row it is.
 

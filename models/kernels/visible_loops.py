@@ -16,6 +16,16 @@ ROWS, LANES = 32, 256  # of a block: 32 KiB
 
 
 @compiled
+def pack(begin, end, visibility, bits):
+    """``visibility`` (R, V) bool to the bits of ``bits`` (R,) int32, view 0 the lowest one."""
+    for r in range(begin, end):
+        packed = np.int32(0)
+        for view in range(visibility.shape[1]):
+            packed |= np.int32(visibility[r, view]) << np.int32(view)
+        bits[r] = packed
+
+
+@compiled
 def visible_maxima(begin, end, wide, half, bits, pooled, row):
     """``wide`` (B, M, C) float32 or ``half`` (B, M, C) uint16, the bits of bfloat16; the other one
     is empty. ``bits`` (B, M) int32, ``pooled`` (B, V, C) float32, ``row`` (B, V, C) int16. An item
