@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Literal
 
 import torch
 
+from models.kernels import plain
 from utils.errors import ConfigError
 
 Name = Literal["numba", "triton", "plain"]
@@ -33,6 +35,11 @@ def kernels_for(device: torch.device) -> ModuleType:
         ConfigError: for any other value of ``POINT_KERNELS``.
     """
     return _chosen(device.type, os.environ.get("POINT_KERNELS", ""))[1]
+
+
+def kernel(name: str, device: torch.device) -> Callable:
+    """The function ``name`` for tensors on ``device``: tensor code, where the form has none."""
+    return getattr(kernels_for(device), name, None) or getattr(plain, name)
 
 
 def kernels_name(device: torch.device) -> Name:

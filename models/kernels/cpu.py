@@ -1,7 +1,11 @@
 """The kernels for CPU tensors: loops that numba compiles, over as many threads as PyTorch may use.
 
 The same functions as :mod:`models.kernels.plain`, which says what they return, and the same results
-to the bit. Tensors are contiguous, positions and distances float32.
+to the bit; only sums of gradients may differ in rounding. Tensors are contiguous, positions,
+distances and what edges carry float32.
+
+Large results are made in memory from NumPy, which comes in huge pages. Of PyTorch's, every page of
+4 KiB is asked for and cleared by itself when first touched, several times the cost of all the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.kernels import point_loops, visible_loops
+from models.kernels import edge_loops, point_loops, visible_loops
 from models.kernels.threads import in_shares
 
 
@@ -66,8 +70,6 @@ def visible_max(features: Tensor, bits: Tensor, views: int) -> tuple[Tensor, Ten
 
 
 def visible_max_backward(gradient: Tensor, row: Tensor, count: int) -> Tensor:
-    # Memory from NumPy comes in huge pages. Of PyTorch's, every page of 4 KiB is asked for and
-    # cleared by itself when first touched, which takes several times longer than all the rest.
     shape = (len(gradient), count, gradient.shape[2])
     arrays = gradient.float().numpy(), row.numpy()
     cost = count * gradient.shape[2] // 4
@@ -85,3 +87,36 @@ def _wide_and_half(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
     if features.dtype is torch.bfloat16:
         return np.empty((0, 0, 0), np.float32), features.view(torch.int16).numpy().view(np.uint16)
     return features.float().numpy(), np.empty((0, 0, 0), np.uint16)
+
+
+def neighbour_max(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    batch, size, k = index.shape
+    highest = torch.empty(batch, size, values.shape[2])
+    winner = torch.empty(highest.shape, dtype=torch.int32)
+    arrays = values.numpy(), index.numpy(), highest.numpy(), winner.numpy()
+    cost = k * values.shape[2] // 4
+    in_shares(edge_loops.highest_neighbours, batch * size, cost, *arrays)
+    return highest, winner
+
+
+def neighbour_max_backward(gradient: Tensor, winner: Tensor, count: int) -> Tensor:
+    total = np.zeros((len(gradient), count, gradient.shape[2]), np.float32)
+    cost = gradient[0].numel() + total[0].size // 8
+    in_shares(visible_loops.scatter, len(total), cost, gradient.numpy(), winner.numpy(), total)
+    return torch.from_numpy(total)
+
+
+def neighbour_mean(values: Tensor, index: Tensor) -> Tensor:
+    batch, size, k = index.shape
+    mean = torch.empty(batch, size, values.shape[2])
+    arrays = values.numpy(), index.numpy(), mean.numpy()
+    in_shares(edge_loops.mean_neighbours, batch * size, k * values.shape[2] // 4, *arrays)
+    return mean
+
+
+def neighbour_mean_backward(gradient: Tensor, index: Tensor, count: int) -> Tensor:
+    total = np.zeros((len(gradient), count, gradient.shape[2]), np.float32)
+    arrays = gradient.numpy(), index.numpy(), total
+    cost = gradient[0].numel() * index.shape[2] // 4
+    in_shares(edge_loops.scatter_to_neighbours, len(total), cost, *arrays)
+    return torch.from_numpy(total)

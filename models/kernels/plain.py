@@ -149,3 +149,49 @@ def visible_max_backward(gradient: Tensor, row: Tensor, count: int) -> Tensor:
 def row_type(count: int) -> torch.dtype:
     """The type of row numbers below ``count``."""
     return torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+
+
+def neighbour_max(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Channel-wise maximum over the neighbours ``index`` (B, S, k), and which of them attains it.
+
+    Args:
+        values: (B, N, C) float32 or float64; they must be numbers.
+        index: (B, S, k) int64, below N.
+
+    Returns:
+        highest (B, S, C), of the type of ``values``, and winner (B, S, C) int32, the first one in
+        ``index``, as a number below N.
+    """
+    batch, size, k = index.shape
+    count, channels = values.shape[1:]
+    begins = torch.arange(0, batch * count, count, device=index.device).view(-1, 1, 1)
+    bags = torch.arange(0, index.numel(), k, device=index.device)
+    # rows of all neighbours, (B, S, k, C), are never built; mode 2 is the maximum
+    highest, _, _, winner = torch.embedding_bag(
+        values.view(-1, channels), (index + begins).flatten(), bags, mode=2
+    )
+    winner = winner.view(batch, size, channels) - begins
+    return highest.view(winner.shape), winner.int()
+
+
+def neighbour_max_backward(gradient: Tensor, winner: Tensor, count: int) -> Tensor:
+    """Gradient (B, S, C) of ``highest`` to that of the N = ``count`` rows, (B, N, C)."""
+    total = gradient.new_zeros(len(gradient), count, gradient.shape[2])
+    return total.scatter_add_(1, winner.long(), gradient)
+
+
+def neighbour_mean(values: Tensor, index: Tensor) -> Tensor:
+    """Mean of (B, N, C) over the neighbours ``index`` (B, S, k), to (B, S, C)."""
+    total = values.new_zeros(*index.shape[:2], values.shape[2])
+    for near in index.unbind(2):
+        total += values.gather(1, near.unsqueeze(2).expand_as(total))
+    return total.div_(index.shape[2])
+
+
+def neighbour_mean_backward(gradient: Tensor, index: Tensor, count: int) -> Tensor:
+    """Gradient (B, S, C) of the mean to that of the N = ``count`` rows, (B, N, C)."""
+    total = gradient.new_zeros(len(gradient), count, gradient.shape[2])
+    part = gradient / index.shape[2]
+    for near in index.unbind(2):
+        total.scatter_add_(1, near.unsqueeze(2).expand_as(part), part)
+    return total
