@@ -21,10 +21,10 @@ over points. The (B, N, k, C) tensor is never made, unless a second layer reads 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.pointops import flat_rows, gather_rows
+from models.kernels import ops
+from models.pointops import gather_rows
 
 
 def neighbour_max(values: Tensor, index: Tensor) -> Tensor:
@@ -33,19 +33,12 @@ def neighbour_max(values: Tensor, index: Tensor) -> Tensor:
     ``values`` (B, N, C), ``index`` (B, S, k) int64 into N; returns (B, S, C). The gradient of each
     maximum goes to one neighbour, the first in ``index`` that attains it.
     """
-    return _reduce(values, index, "max")
+    return ops.neighbour_max(full_precision(values), index)[0]
 
 
 def neighbour_mean(values: Tensor, index: Tensor) -> Tensor:
     """Mean over each point's neighbours: (B, N, C) and (B, S, k) into N give (B, S, C)."""
-    return _reduce(values, index, "mean")
-
-
-def _reduce(values: Tensor, index: Tensor, mode: str) -> Tensor:
-    batch, count, channels = values.shape
-    bags = flat_rows(index, count).flatten(0, 1)  # (B * S, k)
-    reduced = F.embedding_bag(bags, full_precision(values).reshape(-1, channels), mode=mode)
-    return reduced.view(batch, -1, channels)
+    return ops.neighbour_mean(full_precision(values), index)
 
 
 def edge_sum(own: Tensor, other: Tensor, index: Tensor) -> Tensor:

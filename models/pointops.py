@@ -4,7 +4,8 @@ B clouds, N points, S queries or centres, C coordinates or channels. Distances a
 float32, whatever autocast and the process have chosen for other products: in bfloat16 one neighbour
 in a hundred would be another one, and one in a thousand in the TensorFloat-32 of GPUs. No gradient
 flows through an index. Every choice is defined, so the same cloud gives the same indices whatever
-its batch mates: of equal distances the lowest index comes first.
+its batch mates: of equal distances the lowest index comes first. Coordinates must be finite; where
+they are not, indices are still below N. The loops themselves are in :mod:`models.kernels`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels import ops
+from models.kernels.plain import by_clouds
 from utils.errors import ConfigError
 
 # What the centres of a network that reduces its points are: their farthest-point sample, or the
 # first ones of the stored order, which in prepared sets are that sample of the unaugmented cloud.
 Sampling = Literal["farthest", "stored"]
-
-# Entries of one distance matrix, (b, S, N) for some b clouds at a time. On a CPU it should fit the
-# cache; on a GPU it should fill the device and still leave the memory to the network.
-CPU_ENTRIES = 2**20
-GPU_ENTRIES = 2**26
 
 
 @torch.no_grad()
@@ -41,21 +39,8 @@ def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
     Raises:
         ConfigError: if N < m.
     """
-    batch, count, _ = points.shape
-    _require(count, m, "centres to sample")
-    xyz = points.float().permute(2, 0, 1).contiguous()  # (3, B, N)
-    chosen = torch.empty(m, batch, dtype=torch.int64, device=points.device)
-    chosen[0] = start
-    nearest = torch.full_like(xyz[0], torch.inf)  # squared distance to the chosen ones
-    offset = torch.empty_like(xyz)
-    x, y, z = offset
-    for step in range(1, m):
-        last = chosen[step - 1].view(1, batch, 1).expand(3, batch, 1)
-        torch.sub(xyz, xyz.gather(2, last), out=offset)
-        offset.mul_(offset)
-        torch.minimum(nearest, x.add_(y).add_(z), out=nearest)
-        torch.argmax(nearest, dim=1, out=chosen[step])
-    return chosen.T.contiguous()
+    _require(points.shape[1], m, "centres to sample")
+    return ops.farthest_point_sample(points.float(), m, start)
 
 
 def sample_centres(points: Tensor, m: int, sampling: Sampling) -> Tensor:
@@ -81,24 +66,7 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor
     paper: PointNet++ (Qi et al., NeurIPS 2017) takes any k points within the radius.
     here: the first k, as its authors' code does, because that is defined without a random draw.
     """
-    slots = torch.arange(k, device=points.device)
-    parts = []
-    for some_points, some_centres in _by_clouds(points, centres):
-        distance = _squared_distances(some_centres, some_points)  # (b, S, N)
-        inside = distance <= radius**2
-        counts = inside.sum(dim=2)  # (b, S)
-        # hits come ordered by cloud, centre and point, so those of one centre are a run of them
-        hits = inside.nonzero()[:, 2]
-        begins = counts.flatten().cumsum(0).view_as(counts) - counts
-        slot = torch.where(slots < counts.unsqueeze(2), slots, 0)  # (b, S, k)
-        empty = counts == 0
-        if empty.any():
-            hits = torch.cat([hits, distance[empty].argmin(dim=1)])
-            begins[empty] = torch.arange(
-                len(hits) - int(empty.sum()), len(hits), device=hits.device
-            )
-        parts.append(hits[begins.unsqueeze(2) + slot])
-    return torch.cat(parts)
+    return ops.ball_query(points.float(), centres.float(), radius, k)
 
 
 @torch.no_grad()
@@ -115,25 +83,25 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
     Raises:
         ConfigError: if N < k.
     """
-    count = points.shape[1]
-    _require(count, k, "neighbours of each point")
-    exact = points.shape[2] <= 3
-    position = torch.arange(count, device=points.device)
+    _require(points.shape[1], k, "neighbours of each point")
+    find = ops.knn if points.shape[2] <= 3 else _knn_of_features
+    return find(points.float(), queries.float(), k)
+
+
+# an operator as well: torch.compile cannot trace the choice of the precision of a product
+@torch.library.custom_op("point_kernels::knn_of_features", mutates_args=())
+def _knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
     parts = []
-    for some_points, some_queries in _by_clouds(points, queries):
-        if exact:
-            distance = _squared_distances(some_queries, some_points)
-        else:
-            origin = some_points[:, :1]
-            distance = _feature_order(some_queries - origin, some_points - origin)
-        # One integer orders by distance, then index: the bits of a float ascend with its value once
-        # those of a negative one are flipped but for the sign.
-        bits = distance.view(torch.int32)
-        if not exact:
-            bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-        key = bits.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(position)
-        parts.append(key.topk(k, dim=2, largest=False).values.bitwise_and_(0xFFFFFFFF))
+    for some_points, some_queries in by_clouds(points, queries):
+        origin = some_points[:, :1]
+        order = _feature_order(some_queries - origin, some_points - origin)
+        parts.append(ops.smallest(order, k))
     return torch.cat(parts)
+
+
+@_knn_of_features.register_fake
+def _(points: Tensor, queries: Tensor, k: int) -> Tensor:
+    return queries.new_empty(*queries.shape[:2], k, dtype=torch.int64)
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -179,25 +147,6 @@ def _require(count: int, wanted: int, what: str) -> None:
             f"a cloud of {count} points cannot give {wanted} {what}: "
             f"use at least {wanted} points or another encoder"
         )
-
-
-def _by_clouds(points: Tensor, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both in float32, some clouds at a time, so that a (b, S, N) matrix stays small."""
-    limit = CPU_ENTRIES if points.device.type == "cpu" else GPU_ENTRIES
-    clouds = max(1, limit // (points.shape[1] * queries.shape[1]))
-    yield from zip(points.float().split(clouds), queries.float().split(clouds), strict=True)
-
-
-def _squared_distances(queries: Tensor, points: Tensor) -> Tensor:
-    """(b, S, D) and (b, N, D) to (b, S, N): squared differences, summed in order of the axes."""
-    of_queries = queries.permute(2, 0, 1).unsqueeze(3).contiguous()  # (D, b, S, 1)
-    of_points = points.permute(2, 0, 1).unsqueeze(2).contiguous()  # (D, b, 1, N)
-    total = (of_queries[0] - of_points[0]).square_()
-    term = torch.empty_like(total)
-    for query, point in zip(of_queries[1:], of_points[1:], strict=True):
-        torch.sub(query, point, out=term)
-        total.add_(term.mul_(term))
-    return total
 
 
 def _feature_order(queries: Tensor, points: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels import ops
+
 Distance = Literal["l1", "l2", "cosine"]
+
+MOST_VIEWS = 32
 
 
 def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
@@ -27,9 +31,9 @@ def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
     here: the maximum over the visible points only, because the product is right only where no
     embedding is negative; for embeddings that end in a ReLU both give the same values.
 
-    The published form repeats the embeddings for every view, (B, V, M, C). This one lists the
-    visible rows of each (sample, view) pair as a bag of indices into the (B * M, C) matrix and
-    reduces every bag in one kernel, so the only large tensor is the gradient of the embeddings.
+    The published form repeats the embeddings for every view, (B, V, M, C). This one passes over
+    them once, for all views together, and keeps of each maximum the row that it came from; backward
+    writes the gradient of every row once. See :mod:`models.kernels` for the loops.
 
     Args:
         point_features: (B, M, C) floating point, any sign.
@@ -49,18 +53,12 @@ def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
         )
     if visibility.dtype is not torch.bool:
         raise ValueError(f"visibility must be bool, found {visibility.dtype}")
-    batch, count, channels = point_features.shape
-    views = visibility.shape[2]
-    seen = visibility.transpose(1, 2)  # (B, V, M)
-    sample, _, point = seen.nonzero(as_tuple=True)  # ordered by sample, view, point
-    bag_sizes = seen.sum(dim=2).flatten()  # (B * V)
-    pooled = F.embedding_bag(
-        sample * count + point,
-        point_features.reshape(batch * count, channels),
-        bag_sizes.cumsum(0) - bag_sizes,
-        mode="max",
-    )
-    return pooled.view(batch, views, channels)
+    # a call for every 32 views, as many as an int32 has bits
+    pooled = [
+        ops.visible_max(point_features, ops.pack_views(some), some.shape[2])[0]
+        for some in visibility.split(MOST_VIEWS, dim=2)
+    ]
+    return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
 class ViewProjection(nn.Module):

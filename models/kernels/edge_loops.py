@@ -1,0 +1,74 @@
+"""The loops over the edges of a neighbour graph, compiled by numba; see :mod:`.cpu`.
+
+B clouds, N points, C channels, S rows of k neighbours each: ``index`` (B, S, k) int64 below N.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.kernels.compiled import compiled
+
+
+@compiled
+def highest_neighbours(begin, end, values, index, highest, winner):
+    """``values`` (B, N, C) and ``index`` to ``highest`` and ``winner`` (B, S, C), the second int32.
+
+    An item is a row. Four neighbours are compared at a time; only what is larger takes a place, so
+    of equal ones the first keeps it, and a neighbour repeated to fill the four changes nothing.
+    """
+    size, k = index.shape[1:]
+    for item in range(begin, end):
+        cloud, row = item // size, item % size
+        near = index[cloud, row]
+        best, who = highest[cloud, row], winner[cloud, row]
+        best[:] = values[cloud, near[0]]
+        who[:] = near[0]
+        for j in range(1, k, 4):
+            who0, who1 = np.int32(near[j]), np.int32(near[min(j + 1, k - 1)])
+            who2, who3 = np.int32(near[min(j + 2, k - 1)]), np.int32(near[min(j + 3, k - 1)])
+            x0, x1 = values[cloud, who0], values[cloud, who1]
+            x2, x3 = values[cloud, who2], values[cloud, who3]
+            for c in range(len(best)):
+                high, from_ = best[c], who[c]
+                from_ = who0 if x0[c] > high else from_
+                high = x0[c] if x0[c] > high else high
+                from_ = who1 if x1[c] > high else from_
+                high = x1[c] if x1[c] > high else high
+                from_ = who2 if x2[c] > high else from_
+                high = x2[c] if x2[c] > high else high
+                from_ = who3 if x3[c] > high else from_
+                high = x3[c] if x3[c] > high else high
+                best[c], who[c] = high, from_
+
+
+@compiled
+def mean_neighbours(begin, end, values, index, mean):
+    """``values`` (B, N, C) and ``index`` to ``mean`` (B, S, C); an item is a row."""
+    size, k = index.shape[1:]
+    for item in range(begin, end):
+        cloud, row = item // size, item % size
+        to = mean[cloud, row]
+        to[:] = values[cloud, index[cloud, row, 0]]
+        for j in range(1, k):
+            source = values[cloud, index[cloud, row, j]]
+            for c in range(len(to)):
+                to[c] += source[c]
+        for c in range(len(to)):
+            to[c] /= np.float32(k)
+
+
+@compiled
+def scatter_to_neighbours(begin, end, gradient, index, total):
+    """A k-th of ``gradient`` (B, S, C) added to each neighbour's row of ``total`` (B, N, C), which
+    is zero; an item is a cloud."""
+    size, k = index.shape[1:]
+    part = np.empty(gradient.shape[2], np.float32)
+    for cloud in range(begin, end):
+        for row in range(size):
+            for c in range(len(part)):
+                part[c] = gradient[cloud, row, c] / np.float32(k)
+            for j in range(k):
+                to = total[cloud, index[cloud, row, j]]
+                for c in range(len(part)):
+                    to[c] += part[c]
