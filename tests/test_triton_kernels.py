@@ -51,7 +51,7 @@ def drawn(*shape: int, kind: str = "signed", dtype: torch.dtype = torch.float32)
     if kind == "ties":
         x = (2 * x).round() / 2
     if kind == "strange":  # what is no number, both infinities, both zeros
-        odd = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0])
+        odd = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf, 0.0, -0.0])
         where = torch.arange(x.numel()) % 7 == 3
         x.view(-1)[where] = odd.repeat(x.numel())[: int(where.sum())]
     return x.to(DEVICE, dtype)
@@ -164,7 +164,7 @@ def test_neighbours_are_those_of_tensor_code(kind, count, axes, k):
 
 @runs
 @pytest.mark.parametrize("kind", ["signed", "ties", "strange"])
-@pytest.mark.parametrize(("count", "k"), [(5, 5), (300, 20), (513, 64)])
+@pytest.mark.parametrize(("count", "k"), [(5, 5), (60, 60), (300, 20), (513, 64)])
 def test_the_smallest_of_rows_are_those_of_tensor_code(kind, count, k):
     values = drawn(2, 3, count, kind=kind)
     assert torch.equal(cuda.smallest(values, k), plain.smallest(values, k))
@@ -192,7 +192,7 @@ def test_what_the_kernels_do_not_hold_is_left_to_tensor_code(monkeypatch):
 @alone
 def test_the_kernels_interpreted_on_a_cpu():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__],
         cwd=ROOT,
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -201,7 +201,7 @@ def test_the_kernels_interpreted_on_a_cpu():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40
 
 
 constructible = pytest.mark.skipif(
