@@ -190,6 +190,7 @@ def test_what_the_kernels_do_not_hold_is_left_to_tensor_code(monkeypatch):
 
 
 @alone
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels themselves run on the GPU")
 def test_the_kernels_interpreted_on_a_cpu():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__],

@@ -8,8 +8,6 @@ What does not fit the registers of a program (clouds of more than ``MOST_SAMPLED
 ``MOST_SEARCHED`` points, more than ``MOST_NEIGHBOURS`` neighbours) is left to tensor code.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

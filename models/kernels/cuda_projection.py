@@ -11,8 +11,6 @@ is written once, and adds up what it finds in the order of the views. No atomics
 at every run.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl
@@ -98,14 +96,14 @@ def list_kernel(bits, lists, lengths, first, count, views, chunks):
     bits += sample * count
     lowest = tl.zeros([CHUNK], tl.int32) + count
     for chunk in range(chunks):
-        n = chunk * CHUNK + slot
+        n = slot + chunk * CHUNK
         word = tl.load(bits + n, mask=n < count, other=0)
         lowest = tl.minimum(lowest, tl.where(((word >> view) & 1) != 0, n, count))
     begin = tl.min(lowest, axis=0)
     tl.store(first + sample * views + view, tl.where(begin < count, begin, -1))
     filling = tl.where(begin < count, begin, 0).to(tl.int16)
     for chunk in range(chunks):
-        n = chunk * CHUNK + slot
+        n = slot + chunk * CHUNK
         seen = (tl.load(bits + n, mask=n < count, other=0) >> view) & 1
         length = tl.sum(seen, axis=0)
         place = (sample * chunks + chunk) * views + view
@@ -198,7 +196,7 @@ def maximum_kernel(
         # Many loads under way, and what they bring stays in the cache for the views. Their sum
         # tells whether there is anything that is not a number.
         for part in tl.static_range(0, CHUNK, ROWS_AT_ONCE):
-            n = chunk * CHUNK + part + at_once
+            n = at_once + part + chunk * CHUNK
             there = inside & (n < count)
             total += tl.load(features + n * channels, mask=there, other=0.0).to(tl.float32)
         place = (sample * chunks + chunk) * views
