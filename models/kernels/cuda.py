@@ -1,4 +1,4 @@
-"""The kernels in Triton, for CUDA tensors; the functions are those of ``plain``.
+"""The kernels in Triton, for CUDA tensors; each function is that of ``plain`` with its name.
 
 None of them waits for the device: no result is read by the host, and every size is known from the
 shapes. Triton compiles each kernel at its first use. With ``TRITON_INTERPRET=1`` in the environment
