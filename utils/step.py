@@ -58,8 +58,6 @@ def _runnable(method: nn.Module, train: TrainSettings, device: torch.device) -> 
     return DistributedDataParallel(
         method,
         device_ids=[device.index] if device.type == "cuda" else None,
-        # Statistics of all processes are the same in each of them already.
-        broadcast_buffers=not train.sync_norm,
         # A weight of 0 leaves parameters without gradient (the classifier, in pre-training).
         find_unused_parameters=True,
     )
