@@ -17,8 +17,9 @@ import numpy as np
 from torch import Tensor
 
 from data.bank import Bank, write_bank
-from data.datasets import Part, ViewSet
+from data.datasets import Part
 from data.storage import open_split
+from data.view_set import ViewSet
 from utils.checkpoint import build_model, fingerprint, read_model
 from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process
@@ -88,7 +89,7 @@ def export(options: argparse.Namespace, device) -> None:
     rows: list[dict[str, np.ndarray]] = []
     for split in splits.values():
         shapes = Part(split, np.arange(len(split.ids)))
-        views = ViewSet(shapes, device, data["size"], options.workers, keep=False)
+        views = ViewSet(shapes, device, data["size"], options.workers, resident=False)
         rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
         ids += split.ids
     if is_main():

@@ -21,9 +21,10 @@ import torch
 
 from data.batches import carve_validation
 from data.clouds import normalise_cloud, read_cloud
-from data.datasets import Part, PointSet, ViewSet
+from data.datasets import Part, PointSet
 from data.sampling import farthest_point_order
 from data.storage import PreparedSplit, open_split
+from data.view_set import ViewSet
 from models.students import build_student
 from utils import results
 from utils.answers import class_lines, part_lines
@@ -108,7 +109,7 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
             points = options.points or data["points"]
             return PointSet(shapes, points, device, evaluation.fields)
         workers, fields = data["workers"], evaluation.fields
-        return ViewSet(shapes, device, data["size"], workers, keep=False, fields=fields)
+        return ViewSet(shapes, device, data["size"], workers, resident=False, fields=fields)
 
     batches = load(part).evaluation(options.batch_size)
     outputs = predict(network, batches, evaluation.compute)

@@ -25,6 +25,7 @@ from data.datasets import PointSet, training_parts
 from data.storage import PreparedSplit
 from data.teaching import load_teaching
 from models.methods import build_method
+from models.norms import synchronise_norms
 from models.students import Student, build_student, initialise_encoder
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
@@ -83,6 +84,8 @@ def train(config: StudentConfig, device: torch.device) -> None:
         pooling=distill.pooling,
         distance=distill.distance,
     ).to(device)
+    if config.train.sync_norm:
+        synchronise_norms(method)
     teaching = load_teaching(split, data.points, method.fields, distill, config.train.seed)
     if teaching.bank is not None:
         inputs["teacher"] = teaching.bank.provenance["teacher_hash"]

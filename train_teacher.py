@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import ViewSet, training_parts
+from data.datasets import training_parts
 from data.storage import PreparedSplit
+from data.view_set import ViewSet
 from models.methods import build_method
+from models.norms import synchronise_norms
 from models.teacher import ViewTeacher, build_teacher, initialise_backbone, unit_images
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
@@ -79,8 +81,12 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     method = build_method(
         METHODS[settings.task], teacher, config.loss, smoothing=settings.smoothing
     ).to(device)
-    training = ViewSet(training_part, device, data.size, data.workers, fields=method.fields)
-    watched = ViewSet(watched_part, device, data.size, data.workers, fields=method.fields)
+    if config.train.sync_norm:
+        synchronise_norms(method)
+    training, watched = (
+        ViewSet(part, device, data.size, data.workers, data.resident, method.fields)
+        for part in (training_part, watched_part)
+    )
     batches = training.training(
         config.train.batch_size, config.augment, config.train.seed, data.views, data.balanced
     )

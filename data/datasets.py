@@ -1,4 +1,5 @@
-"""Prepared sets as batches: clouds with visibility and teacher codes, and views.
+"""Prepared sets as batches: clouds with visibility and teacher codes, and what views share with
+them (:mod:`data.view_set`).
 
 A batch is a dict with ``index`` (B,), ``label`` (B,), both int64, and the fields that the training
 method asked for:
@@ -20,17 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from data.augment import augment_points, augment_views
+from data.augment import augment_points
 from data.batches import carve_validation, evaluation_batches, training_batches
-from data.counter_random import sample_keys, uniform
 from data.storage import PreparedSplit, open_split
 from data.teaching import FIELDS as TAUGHT_FIELDS
 from data.teaching import Teaching
-from data.view_reader import ViewReader
 from utils.errors import ConfigError
-from utils.settings import DataSettings, PointAugmentation, ProtocolSettings, ViewAugmentation
+from utils.settings import DataSettings, PointAugmentation, ProtocolSettings
 
 Batch = dict[str, Tensor]
 
@@ -90,6 +88,7 @@ class PointSet:
             )
         teaching = teaching or Teaching()
         self.members = part.members
+        self.device = device
         self.num_views = teaching.num_views
         self.arrays = {
             "label": np.asarray(split.labels, dtype=np.int64),
@@ -110,8 +109,7 @@ class PointSet:
         return len(self.members)
 
     def take(self, index: Tensor) -> Batch:
-        """The batch of these shape indices."""
-        index = index.to(self.arrays["points"].device)
+        """The batch of these shape indices, (B,) int64 on the device."""
         batch = {"index": index} | {name: array[index] for name, array in self.arrays.items()}
         for name in ("view_codes", "codes"):
             if name in batch:
@@ -128,15 +126,24 @@ class PointSet:
         """Shuffled, augmented batches of this process as a function of the epoch."""
 
         def batches(epoch: int) -> Iterator[Batch]:
-            for index in training_batches(self.members, batch_size, seed, epoch):
+            drawn = training_batches(self.members, batch_size, seed, epoch)
+            for index in move_batches(drawn, self.device):
                 yield augment_points(self.take(index), augmentation, seed, epoch)
 
         return batches
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This process's share of all shapes, unaugmented."""
-        for index in evaluation_batches(self.members, batch_size):
+        for index in move_batches(evaluation_batches(self.members, batch_size), self.device):
             yield self.take(index)
+
+
+def move_batches(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Batches of shape indices, (B,) each, to the device: all of an epoch in one copy."""
+    if len(batches) == 0:
+        return batches
+    sizes = [len(index) for index in batches]
+    return torch.cat(list(batches)).to(device).split(sizes)
 
 
 def unpack_bits(packed: Tensor, count: int) -> Tensor:
@@ -144,114 +151,3 @@ def unpack_bits(packed: Tensor, count: int) -> Tensor:
     shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
     bits = (packed.unsqueeze(-1) >> shifts) & 1
     return bits.flatten(-2)[..., :count].bool()
-
-
-class ViewSet:
-    """The views of a split, decoded by worker processes or once into memory.
-
-    Args:
-        part: the shapes to use.
-        size: side in pixels to resize to, None to keep the stored size.
-        workers: 0 decodes here; more decode in processes of their own, anew every epoch.
-        keep: without workers, hold what was decoded in memory for the next epoch.
-        fields: what batches must hold beside ``views`` (see the head of this file).
-
-    Raises:
-        ConfigError: a field that is not here.
-        DataError: label images asked for and the set has none.
-    """
-
-    def __init__(
-        self,
-        part: Part,
-        device: torch.device,
-        size: int | None = None,
-        workers: int = 0,
-        keep: bool = True,
-        fields: Sequence[str] = (),
-    ):
-        split = part.split
-        self.members = part.members
-        self.num_views = split.num_views
-        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
-        self.part_table = torch.from_numpy(split.part_numbers.table).to(device)
-        self.reader = ViewReader(split, size, keep and workers == 0, fields)
-        self.workers = workers
-        self.device = device
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def _load(
-        self, batches: Sequence[Tensor], views: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
-        """The batches of these shapes, (B,) each, with these of their views, (B, n), or all."""
-        chosen = [[None] * len(index) for index in batches]
-        if views is not None:
-            chosen = [rows.tolist() for rows in views]
-        loader = DataLoader(
-            self.reader,
-            batch_sampler=[
-                list(zip(index.tolist(), rows, strict=True))
-                for index, rows in zip(batches, chosen, strict=True)
-            ],
-            num_workers=self.workers,
-            collate_fn=_stack,
-            pin_memory=self.device.type == "cuda",
-        )
-        for index, images in zip(batches, loader, strict=True):
-            index = index.to(self.device)
-            batch = {"index": index, "label": self.labels[index]}
-            for name, stack in images.items():
-                batch[name] = stack.to(self.device, non_blocking=True)
-            if "part_images" in batch:
-                rows = batch["label"].view(-1, 1, 1, 1)
-                batch["part_images"] = self.part_table[rows, batch["part_images"].long()]
-            yield batch
-
-    def training(
-        self,
-        batch_size: int,
-        augmentation: ViewAugmentation,
-        seed: int,
-        views_per_shape: int | None = None,
-        balanced: bool = False,
-    ) -> Callable[[int], Iterator[Batch]]:
-        """Shuffled, augmented batches of this process as a function of the epoch.
-
-        Args:
-            views_per_shape: so many different views of each shape, drawn anew every epoch; None
-                for all.
-            balanced: classes come evenly, whatever their numbers of shapes.
-
-        Raises:
-            ConfigError: more views than there are.
-        """
-        if views_per_shape is not None and views_per_shape > self.num_views:
-            raise ConfigError(
-                f"data.views={views_per_shape}, and the set has {self.num_views} views a shape"
-            )
-        labels = self.labels.numpy(force=True) if balanced else None
-
-        def batches(epoch: int) -> Iterator[Batch]:
-            drawn = training_batches(self.members, batch_size, seed, epoch, labels)
-            views = None
-            if views_per_shape is not None:
-                keys = sample_keys(seed, epoch, drawn.flatten())
-                order = uniform(keys, self.num_views, stream=9).argsort(dim=1)
-                views = order[:, :views_per_shape].view(*drawn.shape, -1)
-            for batch in self._load(drawn, views):
-                yield augment_views(batch, augmentation, seed, epoch)
-
-        return batches
-
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """This process's share of all shapes, all views, unaugmented."""
-        yield from self._load(evaluation_batches(self.members, batch_size))
-
-
-def _stack(samples: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
-    return {
-        name: torch.from_numpy(np.stack([sample[name] for sample in samples]))
-        for name in samples[0]
-    }

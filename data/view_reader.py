@@ -23,7 +23,6 @@ class ViewReader(Dataset):
     Args:
         size: side in pixels to resize to, None to keep the stored size. Label images take the
             nearest pixel, so that no part appears that is not there.
-        keep: hold all that was decoded in memory.
         fields: of ``FIELDS``; the views always come.
 
     Raises:
@@ -31,9 +30,7 @@ class ViewReader(Dataset):
         DataError: label images asked for and the set has none.
     """
 
-    def __init__(
-        self, split: PreparedSplit, size: int | None, keep: bool, fields: Sequence[str] = ()
-    ):
+    def __init__(self, split: PreparedSplit, size: int | None, fields: Sequence[str] = ()):
         unknown = set(fields) - {*FIELDS, "label", "index"}
         if unknown:
             raise ConfigError(f"a set of views has no {sorted(unknown)}, which the method reads")
@@ -42,21 +39,12 @@ class ViewReader(Dataset):
         self.with_parts = "part_images" in fields
         if self.with_parts:
             split.check_part_images()
-        self.kept: dict[int, dict[str, np.ndarray]] | None = {} if keep else None
 
     def __len__(self) -> int:
         return len(self.split.ids)
 
     def __getitem__(self, item: tuple[int, list[int] | None]) -> dict[str, np.ndarray]:
         index, chosen = item
-        if self.kept is None:
-            return self._decode(index, chosen)
-        if index not in self.kept:
-            self.kept[index] = self._decode(index, None)
-        whole = self.kept[index]
-        return whole if chosen is None else {name: array[chosen] for name, array in whole.items()}
-
-    def _decode(self, index: int, chosen: list[int] | None) -> dict[str, np.ndarray]:
         views = self._resize(self.split.views(index, chosen), Image.Resampling.BILINEAR)
         views = views[:, None] if views.ndim == 3 else views.transpose(0, 3, 1, 2)
         images = {"views": np.ascontiguousarray(views)}

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.edges import edge_shares, edge_sum, neighbour_max, neighbour_mean, norm_as_affine
+from models.edges import edge_shares, edge_sum, neighbour_max, neighbour_mean
 from models.layers import LinearNorm
+from models.norms import norm_as_affine
 from models.pointops import Sampling, ball_query, full_float32, gather_rows, knn, sample_centres
 
 SLOPE = 0.2  # of every LeakyReLU

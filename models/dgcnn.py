@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.edges import edge_moments, full_precision, neighbour_max, norm_as_affine
+from models.edges import edge_moments, full_precision, neighbour_max
 from models.layers import SharedMLP
+from models.norms import norm_as_affine
 from models.outputs import EncoderOutput
 from models.pointops import knn
 

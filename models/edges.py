@@ -21,7 +21,7 @@ over points. The (B, N, k, C) tensor is never made, unless a second layer reads 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.kernels import ops
 from models.pointops import gather_rows
@@ -84,25 +84,3 @@ def edge_moments(own: Tensor, other: Tensor, index: Tensor) -> tuple[Tensor, Ten
     around = neighbour_mean(other, index)
     variance = (own * (own + 2 * around)).mean((0, 1)) + (shares * other.square()).sum((0, 1))
     return own_mean + other_mean, variance
-
-
-def norm_as_affine(
-    norm: nn.BatchNorm1d, moments: tuple[Tensor, Tensor] | None, rows: int
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each (C,), that batch normalisation applies to its rows.
-
-    In training mode these come from ``moments``, the mean and biased variance of the ``rows`` rows
-    that were not built, and the running statistics move as ``norm`` itself would move them. In
-    evaluation mode they come from the running statistics and ``moments`` is not read.
-    """
-    if norm.training:
-        mean, variance = moments
-        variance = variance.clamp_min(0)  # rounding may take that of equal rows below zero
-        with torch.no_grad():
-            norm.num_batches_tracked += 1
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
-    else:
-        mean, variance = norm.running_mean, norm.running_var
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return scale, norm.bias - mean * scale

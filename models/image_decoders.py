@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention_vgg import STAGE_CHANNELS
+from models.layers import one_hot
 
 SEED_SIDE, SEED_CHANNELS = 7, 256
 BACKGROUND = 1  # further channel of label images
@@ -96,7 +97,7 @@ class PartDecoder(nn.Module):
             stages: the four of :meth:`AttentionVGG.maps`. codes: (R, 512), mean of the last.
             category: (R,) int64. size: height and width of the images.
         """
-        known = F.one_hot(category, self.num_categories).to(codes.dtype)
+        known = one_hot(category, self.num_categories, codes)
         fused = self.fuse(torch.cat([codes, self.lift(known)], dim=1))  # (R, 128)
         spread = fused[:, :, None, None].expand(-1, -1, *stages[3].shape[-2:])
         maps = self.steps[0](torch.cat([stages[3], spread.to(stages[3].dtype)], dim=1))

@@ -102,13 +102,36 @@ def one_hot_category(category: Tensor | None, count: int, points: Tensor) -> Ten
             f"category must be int64 with one entry for each of the {len(points)} clouds, found "
             f"{str(category.dtype).removeprefix('torch.')} of shape {tuple(category.shape)}"
         )
+    check_category(category, count)
+    return one_hot(category, count, points)
+
+
+def one_hot(category: Tensor, count: int, like: Tensor) -> Tensor:
+    """``category`` (R,) of 0 .. ``count`` - 1 as rows (R, ``count``) of the type of ``like``.
+
+    PyTorch's own looks at the numbers first, which would make every step wait.
+    """
+    rows = like.new_zeros(len(category), count)
+    return rows.scatter_(1, category.long().unsqueeze(1), 1.0)
+
+
+def check_category(category: Tensor, count: int) -> None:
+    """Refuse a ``category`` (B,) outside 0 .. count - 1.
+
+    On CUDA the answer would make every step wait, so it is not asked: PyTorch's own kernels stop
+    the program there.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if category.is_cuda:
+        return
     low, high = category.aminmax()
     if low < 0 or high >= count:
         raise ConfigError(
             f"category must be in 0 .. {count - 1}, found {int(low)} .. {int(high)}: this network "
             f"knows {count} categories, in the order of the set that it was trained on"
         )
-    return F.one_hot(category.long(), count).to(points.dtype)
 
 
 def max_over_rows(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.distributed import share_of_count
+
 IGNORED = -1
 
 
@@ -20,7 +22,8 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
 
     Returns:
         Scalar mean over the rows with a label, computed in float32; zero, with a gradient of zero,
-        where no row has one.
+        where no row has one. In several processes it is their mean that is the mean over the rows
+        of all, however many labels each of them has.
     """
     classes = logits.shape[-1]
     equivalent = smoothing * classes / (classes - 1) if classes > 1 else 0.0
@@ -28,4 +31,4 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     total = F.cross_entropy(
         rows, labels, ignore_index=IGNORED, label_smoothing=equivalent, reduction="sum"
     )
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    return total / share_of_count((labels != IGNORED).sum())

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.kernels import ops
+from utils.distributed import share_of_count
 
 Distance = Literal["l1", "l2", "cosine"]
 
@@ -92,7 +93,8 @@ def alignment_loss(
             codes.
 
     Returns:
-        Scalar; zero (with a gradient of zero) when no view of the batch sees a point.
+        Scalar; zero (with a gradient of zero) when no view of the batch sees a point. In several
+        processes it is their mean that is the average over the views of all.
     """
     student, taught = student_codes.float(), teacher_codes.detach().float()
     if distance == "cosine":
@@ -102,4 +104,4 @@ def alignment_loss(
         size = difference.abs() if distance == "l1" else difference.square()
         per_view = size.mean(dim=2)  # (B, V)
     weight = has_visible.to(per_view.dtype)
-    return (per_view * weight).sum() / weight.sum().clamp(min=1)
+    return (per_view * weight).sum() / share_of_count(weight.sum())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.attention_vgg import AttentionVGG, descriptor
 from models.backbones import TORCHVISION, ImageBackbone
 from models.image_decoders import ImageDecoder, PartDecoder
+from models.layers import check_category
 from models.outputs import TeacherOutput
 from utils.config import did_you_mean
 from utils.errors import ConfigError
@@ -148,11 +149,7 @@ class PartTeacher(ViewTeacher):
         view_codes = codes.view(batch, count, CODE_SIZE)
         output = TeacherOutput(view_codes, view_codes.amax(dim=1))
         if category is not None:
-            known = self.decoder.num_categories
-            if not ((category >= 0) & (category < known)).all():
-                raise ConfigError(
-                    f"categories {category.tolist()}: this teacher has 0 to {known - 1}"
-                )
+            check_category(category, self.decoder.num_categories)
             logits = self.decoder(
                 stages, codes, category.repeat_interleave(count), views.shape[-2:]
             )

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from data.batches import training_batches
 from data.cameras import project
-from data.datasets import Part, PointSet, ViewSet
+from data.datasets import Part, PointSet
 from data.meshes import load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers, label_file
 from data.prepare import parse, prepare
@@ -24,6 +24,7 @@ from data.show import draw_shape
 from data.sources import find_files
 from data.split_writer import encode_png
 from data.storage import PreparedSplit, open_split, unpack_visibility
+from data.view_set import ViewSet
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation
 
@@ -308,10 +309,10 @@ def test_unlabelled_pixels_are_ignored_and_classes_without_parts_too(balls):
     assert set(batch["part_images"][1].unique().tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize(("workers", "keep"), [(0, True), (0, False), (1, False)])
-def test_random_views_are_views_of_their_shape(shapes, workers, keep):
+@pytest.mark.parametrize(("workers", "resident"), [(0, True), (1, True), (0, False), (1, False)])
+def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     part = Part(shapes, np.arange(len(shapes)))
-    views = ViewSet(part, CPU, workers=workers, keep=keep, fields=["part_images"])
+    views = ViewSet(part, CPU, workers=workers, resident=resident, fields=["part_images"])
     draw = views.training(8, ViewAugmentation(), seed=5, views_per_shape=3)
     epochs = [list(draw(epoch)) for epoch in (0, 0, 1)]
     used = set()

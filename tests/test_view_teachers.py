@@ -13,8 +13,9 @@ from torch import nn
 import export_teacher
 import train_teacher
 from data.bank import PROVENANCE, Bank, write_bank
-from data.datasets import Part, ViewSet
+from data.datasets import Part
 from data.storage import open_split
+from data.view_set import ViewSet
 from models.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
 from models.methods import build_method
 from models.teacher import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone
@@ -166,7 +167,7 @@ def test_codes_need_no_category_and_do_not_change_with_it():
     assert not torch.allclose(one.logits[0], other.logits[0])
     torch.testing.assert_close(one.logits[1], other.logits[1])
     for wrong in ([0, 3], [-1, 0]):
-        with pytest.raises(ConfigError, match="has 0 to 2"):
+        with pytest.raises(ConfigError, match="must be in 0 .. 2"):
             teacher(views, category=torch.tensor(wrong))
 
 

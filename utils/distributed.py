@@ -83,3 +83,17 @@ def average(values: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(values)
         values /= world_size()
     return values
+
+
+def share_of_count(count: torch.Tensor) -> torch.Tensor:
+    """What to divide a sum over this process's targets by, so that the mean of the quotients over
+    the processes is the mean over the targets of all.
+
+    ``count``: scalar, how many targets there are here. In one process that is the number itself, in
+    several the mean of their numbers; where nobody has any, it is as if there were one.
+    """
+    if world_size() == 1:
+        return count.clamp(min=1)
+    total = count.to(torch.float32, copy=True)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / world_size()

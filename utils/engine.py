@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.device import seed_everything
-from utils.distributed import average, gather_objects, is_main, rank, share_buffers, world_size
+from utils.distributed import gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
+from utils.meters import EpochSums, TimedBatches
+from utils.optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
+from utils.step import build_step, check_step
 
 Batch = dict[str, Tensor]
+LOOK_EVERY = 20  # steps between two looks at the losses, for the progress bar
 
 
 @dataclass
@@ -45,55 +46,6 @@ class Work:
     pictures: Callable[[SummaryWriter, int, dict[str, np.ndarray]], None]
 
 
-@dataclass
-class EpochSums:
-    """Sums over an epoch, kept on the device so that no step waits for the host."""
-
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    correct: Tensor | None = None
-    judged: Tensor | None = None  # targets that are not ignored
-    shapes: int = 0
-    steps: int = 0
-
-    def add(self, output: Any, shapes: int) -> None:
-        for name, value in output.losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value.detach()
-        if output.target is not None:
-            hits = output.logits.argmax(dim=-1) == output.target
-            correct, judged = hits.sum(), (output.target >= 0).sum()
-            self.correct = correct if self.correct is None else self.correct + correct
-            self.judged = judged if self.judged is None else self.judged + judged
-        self.shapes += shapes
-        self.steps += 1
-
-    def means(self) -> dict[str, float]:
-        """Mean of every term and the training accuracy, if there is one, over all processes."""
-        values = {f"loss/{name}": self.losses[name].float() / self.steps for name in self.losses}
-        if self.correct is not None:
-            values["train/accuracy"] = 100.0 * self.correct.float() / self.judged.clamp(min=1)
-        names = sorted(values)
-        averaged = average(torch.stack([values[name] for name in names])).tolist()
-        return dict(zip(names, averaged, strict=True))
-
-
-def learning_rate(settings: OptimSettings, epoch: int, epochs: int) -> float:
-    """The rate of an epoch (counted from 0): cosine to ``final_lr``, or steps down to it."""
-    if settings.schedule == "cosine":
-        share = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        return settings.final_lr + (settings.lr - settings.final_lr) * share
-    stepped = settings.lr * settings.step_factor ** (epoch // settings.step_epochs)
-    return max(stepped, settings.final_lr)
-
-
-def build_optimizer(settings: OptimSettings, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """SGD with momentum or Adam, weight decay on all parameters as in the papers."""
-    if settings.name == "sgd":
-        return torch.optim.SGD(
-            parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay
-        )
-    return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
-
-
 def fit(
     work: Work, optim: OptimSettings, train: TrainSettings, run: Run, device: torch.device
 ) -> dict[str, Any]:
@@ -108,20 +60,22 @@ def fit(
 
     Raises:
         RunError: a loss or a weight that is not finite.
+        ConfigError: a kind of step that is not to be had here.
     """
     method = work.method
-    optimizer = build_optimizer(optim, method.parameters())
+    check_step(train, device)
+    optimizer = build_optimizer(optim, method.parameters(), in_graph=train.cuda_graph)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
     state = run.load_state()
     if state is not None:
         method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         history = state["history"]
         if is_main():
             done = history["epoch"] == train.epochs
             doing = "already trained:" if done else "resuming"
             print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs")
-    model = _distribute(method, device)
+    step = build_step(method, optimizer, optim, train, device)
     writer = (
         SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
         if is_main()
@@ -130,12 +84,10 @@ def fit(
     for epoch in range(history["epoch"], train.epochs):
         seed_everything(train.seed, epoch, rank())
         rate = learning_rate(optim, epoch, train.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, rate)
         start = time.perf_counter()
-        scalars = _train_epoch(model, work, optimizer, optim, train, epoch, device)
+        scalars = _train_epoch(step, work, train, epoch)
         seconds = time.perf_counter() - start
-        scalars["throughput"] = scalars.pop("shapes") * world_size() / seconds
         scalars["lr"] = rate
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
@@ -156,36 +108,16 @@ def fit(
     return history
 
 
-def _distribute(method: nn.Module, device: torch.device) -> nn.Module:
-    if world_size() == 1:
-        return method
-    # A weight of 0 leaves parameters without gradient (the classifier, in pre-training).
-    return DistributedDataParallel(
-        method,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        find_unused_parameters=True,
-    )
-
-
 def _train_epoch(
-    model: nn.Module,
-    work: Work,
-    optimizer: torch.optim.Optimizer,
-    optim: OptimSettings,
-    train: TrainSettings,
-    epoch: int,
-    device: torch.device,
+    step: Callable[[Batch], Any], work: Work, train: TrainSettings, epoch: int
 ) -> dict[str, float]:
-    """One pass over the batches; the means of its losses, accuracy and number of shapes."""
-    model.train()
-    sums = EpochSums()
-    precision = (
-        torch.autocast(device.type, torch.bfloat16)
-        if train.amp == "bf16"
-        else contextlib.nullcontext()
-    )
+    """One pass over the batches: the means of its losses, accuracy, shapes per second over all
+    processes, and the share of the time that went into waiting for data, in percent."""
+    work.method.train()
+    sums = EpochSums(epoch)
+    batches = TimedBatches(work.batches(epoch))
     bar = tqdm(
-        work.batches(epoch),
+        batches,
         total=work.steps,
         desc=f"epoch {epoch + 1}/{train.epochs}",
         leave=False,
@@ -193,36 +125,27 @@ def _train_epoch(
         unit="step",
     )
     for batch in bar:
-        with precision:
-            output = model(batch)
-        total = work.method.total(output.losses)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if optim.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-        optimizer.step()
-        sums.add(output, len(batch["index"]))
-        if sums.steps % 20 == 0 or sums.steps == work.steps:
-            _stop_if_not_finite(sums, epoch)
-            if not bar.disable:
-                bar.set_postfix({k: f"{float(v) / sums.steps:.3f}" for k, v in sums.losses.items()})
+        sums.add(step(batch), len(batch["index"]))
+        if sums.steps % LOOK_EVERY == 0:
+            means = sums.peek()
+            if means and not bar.disable:
+                shown = {name: f"{value:.3f}" for name, value in means.items()}
+                rate = sums.shapes * world_size() / batches.seconds
+                bar.set_postfix(
+                    shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{batches.waiting:.0f}%"}
+                )
+    scalars = sums.means()  # the one place where the host waits for the device
     _stop_if_weights_broke(work.method, epoch)
-    return {**sums.means(), "shapes": sums.shapes}
-
-
-def _stop_if_not_finite(sums: EpochSums, epoch: int) -> None:
-    broken = [name for name, value in sums.losses.items() if not torch.isfinite(value)]
-    if broken:
-        raise RunError(
-            f"loss {', '.join(broken)} is not finite in epoch {epoch + 1}, at or before step "
-            f"{sums.steps}; the state after epoch {epoch} is kept. Lower optim.lr or set optim.clip"
-        )
+    scalars["throughput"] = sums.shapes * world_size() / batches.seconds
+    scalars["waiting"] = batches.waiting
+    return scalars
 
 
 def _stop_if_weights_broke(method: nn.Module, epoch: int) -> None:
     """The last step of an epoch may break the weights after its loss was found finite."""
-    state = method.state_dict().items()
-    broken = [name for name, value in state if not torch.isfinite(value).all()]
+    state = method.state_dict()
+    finite = torch.stack([torch.isfinite(value).all() for value in state.values()]).tolist()
+    broken = [name for name, whole in zip(state, finite, strict=True) if not whole]
     if broken:
         raise RunError(
             f"{broken[0]} ({len(broken)} in all) is not finite after epoch {epoch + 1}; the state "
@@ -268,16 +191,20 @@ def predict(
     """
     was_training = network.training
     network.eval()
-    rows: list[dict[str, np.ndarray]] = []
+    sent: list[dict[str, Tensor]] = []
     for batch in batches:
         kept = {**compute(batch), "index": batch["index"], "label": batch["label"]}
-        rows.append({name: _to_host(value) for name, value in kept.items()})
+        sent.append({name: _send_to_host(value) for name, value in kept.items()})
     network.train(was_training)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # what was sent has arrived
+    rows = [{name: value.numpy() for name, value in row.items()} for row in sent]
     rows = [row for share in gather_objects(rows) for row in share]
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     order = np.argsort(joined["index"])
     return {name: value[order] for name, value in joined.items()}
 
 
-def _to_host(value: Tensor) -> np.ndarray:
-    return (value.float() if value.is_floating_point() else value).cpu().numpy()
+def _send_to_host(value: Tensor) -> Tensor:
+    value = value.float() if value.is_floating_point() else value
+    return value.to("cpu", non_blocking=True)

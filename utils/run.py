@@ -38,7 +38,7 @@ class Run:
         self.state_path = folder / "state.pth"
         self.log_path = folder / "log.jsonl"
         # Where a run computes and whether it restarts are not part of what it computes.
-        if world_size() > 1:  # each process has batch statistics of its own
+        if world_size() > 1:  # each process has dropout, perhaps batch statistics of its own
             inputs = {**inputs, "processes": str(world_size())}
         self.identity = {**settings.model_dump(mode="json", exclude={"run"}), "inputs": inputs}
         barrier()

@@ -31,9 +31,10 @@ class PointDataSettings(DataSettings):
 
 class ViewDataSettings(DataSettings):
     size: Positive | None = None  # side in pixels that views are resized to; null: as stored
-    workers: Annotated[int, Field(ge=0)] = (
-        0  # processes that decode; 0: decoded once, kept in memory
-    )
+    # Keep all decoded views on the training device: auto, if they take no more than half of the
+    # memory that is free there; false decodes them anew in every epoch.
+    resident: Literal["auto"] | bool = "auto"
+    workers: Annotated[int, Field(ge=0)] | None = None  # that decode; null: one a core; 0: none
     views: Positive | None = None  # random views of each shape a training step; null: all
     balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
 
@@ -74,6 +75,9 @@ class TrainSettings(Group):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     amp: Literal["none", "bf16"] = "none"
     eval_every: Positive = 10  # epochs between evaluations for the log; never a selection
+    sync_norm: bool = True  # batch statistics of all processes together, not of each its own
+    compile: bool = False  # the method, by torch.compile (needs a C++ compiler on a CPU)
+    cuda_graph: bool = False  # a step as one CUDA graph: one GPU, batches of one shape
     pictures: bool = True  # view grid, visibility, confusion matrix, embedding in TensorBoard
 
 

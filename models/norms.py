@@ -1,0 +1,107 @@
+"""Batch normalisation from given moments, and over the batches of all processes together."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from utils.distributed import rank, world_size
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch normalisation whose statistics are those of all processes' rows.
+
+    It takes the place of ``nn.BatchNorm1d`` and ``nn.BatchNorm2d``, with their parameter names, and
+    expects as many rows in every process. A process sends the mean and the variance of its own rows
+    and joins what all of them sent: nothing is subtracted that is large beside the variance.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) or (B, C, ...) to the same, of the type of ``x``."""
+        rows = x.to(torch.promote_types(x.dtype, torch.float32))
+        moments = None
+        if self.training:
+            others = [axis for axis in range(x.dim()) if axis != 1]
+            variance, mean = torch.var_mean(rows, others, correction=0)
+            moments = mean, variance
+        scale, shift = norm_as_affine(self, moments, x.numel() // x.shape[1])
+        channels = (-1, *[1] * (x.dim() - 2))
+        return torch.addcmul(shift.view(channels), rows, scale.view(channels)).to(x.dtype)
+
+
+def synchronise_norms(module: nn.Module) -> None:
+    """Put a :class:`GlobalBatchNorm` in the place of every batch normalisation below ``module``.
+
+    Parameters and buffers stay the same tensors under the same names. In a single process nothing
+    is changed.
+    """
+    if world_size() == 1:
+        return
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(parent, name, _with_its_tensors(child))
+
+
+def _with_its_tensors(norm: _BatchNorm) -> GlobalBatchNorm:
+    made = GlobalBatchNorm(norm.num_features, norm.eps, norm.momentum)
+    made._parameters, made._buffers = norm._parameters, norm._buffers
+    return made.train(norm.training)
+
+
+def norm_as_affine(
+    norm: _BatchNorm, moments: tuple[Tensor, Tensor] | None, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift, each (C,), that batch normalisation applies to its rows.
+
+    In training mode these come from ``moments``, the mean and biased variance of the ``rows`` rows
+    of this process, which need not have been built, and the running statistics move as ``norm``
+    itself would move them. In evaluation mode they come from the running statistics and ``moments``
+    is not read.
+    """
+    if norm.training:
+        mean, variance = moments
+        variance = variance.clamp_min(0)  # rounding may take that of equal rows below zero
+        if isinstance(norm, GlobalBatchNorm):
+            mean, variance = global_moments(mean, variance)
+            rows = rows * world_size()
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def global_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, each (C,), of all processes' rows, from those of each.
+
+    With as many rows in every process r:  m = mean_r m_r,  v = mean_r v_r + var_r m_r.
+    One exchange for both; gradients go back to the process that they belong to.
+    """
+    means, variances = _FromAll.apply(torch.stack([mean, variance])).unbind(1)  # (R, C) each
+    spread, mean = torch.var_mean(means, 0, correction=0)
+    return mean, variances.mean(0) + spread
+
+
+class _FromAll(torch.autograd.Function):
+    """(...) of this process to (R, ...) of all R, in every process.
+
+    In backward the gradients that the processes have for one of them are added up.
+    """
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        gathered = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(gathered, values)
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank()]

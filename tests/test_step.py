@@ -1,0 +1,319 @@
+"""A training step: nothing in it waits for the host, and its other forms compute the same."""
+
+import copy
+import functools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from data.augment import augment_points, augment_views
+from data.datasets import unpack_bits
+from models.methods import METHODS, build_method
+from models.segmenters import SEGMENTERS
+from models.students import ENCODERS, build_student
+from models.teacher import build_teacher
+from utils.errors import ConfigError
+from utils.meters import EpochSums
+from utils.optim import build_optimizer, load_optimizer, set_learning_rate
+from utils.settings import OptimSettings, PointAugmentation, TrainSettings, ViewAugmentation
+from utils.step import build_step, check_step
+
+CPU = torch.device("cpu")
+SHAPES, CLASSES, PARTS, VIEWS = 2, 3, 5, 3
+POINT_CHANGES = PointAugmentation(scale=(0.8, 1.2), anisotropic=True, shift=0.1, dropout=0.5)
+VIEW_CHANGES = ViewAugmentation(flip=True, scale=(0.9, 1.1), shift=0.1, brightness=0.2)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+STUDENTS = [(name, "classification") for name in ENCODERS]
+STUDENTS += [(name, "segmentation") for name in SEGMENTERS]
+TEACHERS = ["view_classification", "view_segmentation", "image_autoencoder"]
+CASES = [("pointmcd", *student) for student in STUDENTS]
+CASES += [("plain", "pointnet", "classification"), ("pooled", "pointnet", "classification")]
+CASES += [(name, "", "") for name in TEACHERS]
+IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet", "")]
+
+
+def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, amp: str = "none"):
+    """A function that draws a batch, takes a step with it and adds the output up."""
+    torch.manual_seed(0)
+    if method in TEACHERS:
+        network = {
+            "view_classification": lambda: build_teacher("squeezenet1_0", CLASSES),
+            "view_segmentation": lambda: build_teacher(
+                "vgg11_bn_attention", PARTS, task="segmentation", num_categories=CLASSES
+            ),
+            "image_autoencoder": lambda: build_teacher("vgg11_bn_attention", 0, task="autoencoder"),
+        }[method]()
+        weights = {"shape": 1.0, "view": 1.0} if method == "view_classification" else {"pixel": 1.0}
+        built = build_method(method, network, weights, smoothing=0.2)
+    else:
+        outputs = PARTS if task == "segmentation" else CLASSES
+        network = build_student(encoder, outputs, task=task, num_categories=CLASSES)
+        weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
+        if method == "plain":
+            del weights["distill"]
+        options = {"smoothing": 0.2, "distance": "l1"}
+        options["pooling"] = "global" if method == "pooled" else "visible"
+        name = "plain" if method == "plain" else "pointmcd"
+        built = build_method(name, network, weights, **options)
+    built = built.to(device).train()
+    data = {
+        "index": torch.arange(SHAPES),
+        "label": torch.arange(SHAPES) % CLASSES,
+        "points": torch.nn.functional.normalize(torch.randn(SHAPES, 512, 3), dim=2),
+        "parts": torch.randint(-1, PARTS, (SHAPES, 512)),
+        "packed": torch.randint(0, 2**VIEWS, (SHAPES, 512, 1), dtype=torch.uint8),
+        "view_codes": torch.rand(SHAPES, VIEWS, 512),
+        "codes": torch.rand(SHAPES, 512),
+        "views": torch.randint(0, 256, (SHAPES, VIEWS, 1, 32, 32), dtype=torch.uint8),
+        "part_images": torch.randint(-1, PARTS + 1, (SHAPES, VIEWS, 32, 32)),
+    }
+    data = {name: value.to(device) for name, value in data.items()}
+    optim = OptimSettings(lr=0.01, clip=1.0)
+    train = TrainSettings(amp=amp)
+    optimizer = build_optimizer(optim, built.parameters())
+    step = build_step(built, optimizer, optim, train, device)
+    sums = EpochSums(0)
+
+    def draw() -> dict[str, torch.Tensor]:
+        batch = {name: value for name, value in data.items() if name != "packed"}
+        batch["visibility"] = unpack_bits(data["packed"], VIEWS)
+        batch = augment_points(batch, POINT_CHANGES, 0, 0)
+        return augment_views(batch, VIEW_CHANGES, 0, 0)
+
+    def take() -> EpochSums:
+        sums.add(step(draw()), SHAPES)
+        return sums
+
+    return take
+
+
+# Plain forms of point operations for a CPU, and a check that is made on a CPU alone.
+MAY_LOOK = {"ball_query", "visible_max_pool", "check_category"}
+LOOKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "lift_fresh")
+LOOKS += ("unique", "_unique2", "bincount")
+
+
+class NothingLooks(TorchDispatchMode):
+    """Refuses the operations whose result, or whose size, the host has to know: on CUDA each of
+    them waits for all that was asked of the device before it. A tensor made of numbers of the host
+    waits too."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        waits = name in LOOKS or (
+            name in ("index", "index_put", "index_put_")
+            and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        )
+        if waits and not called_from(MAY_LOOK):
+            raise AssertionError(f"aten.{name} makes the host wait for the device")
+        return function(*args, **(kwargs or {}))
+
+
+def called_from(names: set[str]) -> bool:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in names:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def refuse(name: str):
+    """For what reads memory of the host and passes by the dispatcher."""
+
+    def read(*_args, **_kwargs):
+        raise AssertionError(f"Tensor.{name} makes the host wait for the device")
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("case", "amp"),
+    [(case, "none") for case in CASES] + [(case, "bf16") for case in IN_BF16],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_nothing_in_a_step_makes_the_host_wait(monkeypatch, case, amp):
+    take = make_case(*case, amp=amp)
+    for name in ("tolist", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, refuse(name))
+    with NothingLooks():
+        take()
+        sums = take()
+    monkeypatch.undo()
+    assert all(np.isfinite(value) for value in sums.means().values())
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x.sum()),
+        lambda x: bool(x.isfinite().all()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x * torch.tensor([2.0]),
+        lambda x: torch.equal(x, x),
+        lambda x: x.tolist(),
+        lambda x: x.detach().cpu(),
+    ],
+)
+def test_a_look_is_noticed(monkeypatch, look):
+    for name in ("tolist", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, refuse(name))
+    x = torch.rand(4)
+    with NothingLooks(), pytest.raises(AssertionError, match="makes the host wait"):
+        look(x)
+
+
+def test_all_methods_are_looked_at():
+    assert {name for name, *_ in CASES} - {"pooled"} == set(METHODS)
+
+
+def sgd(**words) -> OptimSettings:
+    return OptimSettings(lr=0.1, **words)
+
+
+def test_sums_name_the_step_that_broke_them():
+    class Output:
+        target = None
+
+        def __init__(self, value: float):
+            self.losses = {"good": torch.ones(()), "bad": torch.tensor(value)}
+
+    sums = EpochSums(4)
+    for value in (1.0, 2.0, float("inf"), 3.0):
+        sums.add(Output(value), 2)
+    with pytest.raises(Exception, match=r"loss bad is not finite in epoch 5, from step 3; the"):
+        sums.means()
+    assert sums.peek() == {}  # sent, and not there yet
+    with pytest.raises(Exception, match="from step 3"):
+        sums.peek()
+
+
+def test_a_peek_shows_what_was():
+    class Output:
+        target = torch.tensor([0, 1, -1])
+        logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
+
+        def __init__(self, value: float):
+            self.losses = {"term": torch.tensor(value)}
+
+    sums = EpochSums(0)
+    sums.add(Output(1.0), 3)
+    assert sums.peek() == {}
+    sums.add(Output(4.0), 3)
+    assert sums.peek() == {"term": 1.0}
+    assert sums.peek() == {"term": 2.5}
+    assert sums.means() == {"loss/term": 2.5, "train/accuracy": 50.0}
+    assert (sums.shapes, sums.steps) == (6, 2)
+
+
+def test_a_graph_is_refused_where_there_is_none(monkeypatch):
+    with pytest.raises(ConfigError, match=r"train.cuda_graph=true needs a GPU, found cpu"):
+        check_step(TrainSettings(cuda_graph=True), CPU)
+    monkeypatch.setattr("utils.step.world_size", lambda: 2)
+    with pytest.raises(ConfigError, match=r"train.compile=true works in one process, found 2"):
+        check_step(TrainSettings(compile=True), CPU)
+    check_step(TrainSettings(), CPU)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_the_optimiser_goes_on_from_the_state_of_another_device(name):
+    """One that was saved on a GPU, with a rate on the device, for the steps of a graph."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer(sgd(name=name), [weight])
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    elsewhere = {**saved, "param_groups": [dict(group) for group in saved["param_groups"]]}
+    for group in elsewhere["param_groups"]:
+        group |= {"lr": torch.tensor(0.5), "fused": True, "capturable": True}
+    twin_weight = nn.Parameter(weight.detach().clone())
+    twin = build_optimizer(sgd(name=name), [twin_weight])
+    load_optimizer(twin, elsewhere)
+    for each, parameter in ((optimizer, weight), (twin, twin_weight)):
+        set_learning_rate(each, 0.01)
+        parameter.grad = torch.full((3,), 2.0)
+        each.step()
+    assert torch.equal(weight, twin_weight)
+    assert twin.param_groups[0]["lr"] == 0.01
+
+
+def test_a_rate_on_the_device_is_filled_in_place():
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer(sgd(momentum=0.0, weight_decay=0.0), [weight], in_graph=True)
+    rate = optimizer.param_groups[0]["lr"]
+    set_learning_rate(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] is rate
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.75))
+
+
+@needs_cuda
+@pytest.mark.parametrize("amp", ["none", "bf16"])
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_no_step_waits_on_cuda(case, amp):
+    take = make_case(*case, device=torch.device("cuda", 0), amp=amp)
+    take()  # libraries set themselves up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sums = take()
+        sums.peek()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(np.isfinite(value) for value in sums.means().values())
+
+
+def train_some(
+    device: torch.device, optim: OptimSettings, train: TrainSettings, steps: int = 8
+) -> list[float]:
+    """Losses of some steps on batches that differ; the rate falls once."""
+    torch.manual_seed(0)
+    weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
+    options = {"smoothing": 0.2, "pooling": "visible", "distance": "l1"}
+    method = build_method("pointmcd", build_student("pointnet", CLASSES), weights, **options)
+    method = method.to(device).train()
+    optimizer = build_optimizer(optim, method.parameters(), in_graph=train.cuda_graph)
+    step = build_step(method, optimizer, optim, train, device)
+    losses = []
+    for number in range(steps):
+        set_learning_rate(optimizer, 0.01 if number < 6 else 0.001)
+        generator = torch.Generator().manual_seed(number)
+        batch = {
+            "index": torch.arange(SHAPES),
+            "points": torch.randn(SHAPES, 128, 3, generator=generator),
+            "label": torch.randint(0, CLASSES, (SHAPES,), generator=generator),
+            "visibility": torch.rand(SHAPES, 128, VIEWS, generator=generator) < 0.4,
+            "view_codes": torch.rand(SHAPES, VIEWS, 512, generator=generator),
+        }
+        output = step({name: value.to(device) for name, value in batch.items()})
+        losses.append(output.losses["distill"].detach().clone())
+    return torch.stack(losses).tolist()
+
+
+@needs_cuda
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_graph_computes_what_eager_steps_do(name, clip, compiled):
+    device = torch.device("cuda", 0)
+    optim = OptimSettings(name=name, lr=0.01, clip=clip)
+    eager = train_some(device, optim, TrainSettings())
+    train = TrainSettings(cuda_graph=True, compile=compiled)
+    assert train_some(device, optim, train) == pytest.approx(eager, rel=1e-3)
+
+
+def test_a_compiled_method_computes_what_it_does_as_it_is(monkeypatch):
+    """As far as PyTorch's own kernels: to have a C++ compiler make others takes minutes."""
+    compile_method = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr("utils.step.torch.compile", compile_method)
+    eager = train_some(CPU, sgd(), TrainSettings(), steps=3)
+    compiled = train_some(CPU, sgd(), TrainSettings(compile=True), steps=3)
+    assert compiled == pytest.approx(eager, rel=1e-4)

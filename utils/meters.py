@@ -1,0 +1,138 @@
+"""What is measured while an epoch runs, without making a step wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.distributed import average
+from utils.errors import RunError
+
+
+class EpochSums:
+    """Sums over the steps of an epoch, kept on the device so that no step waits for the host.
+
+    A sum that is once not finite stays so. How many steps left it finite is counted beside it and
+    tells afterwards which step broke it.
+    """
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch  # counted from 0
+        self.shapes = 0
+        self.steps = 0
+        self.names: list[str] = []
+        self.losses: Tensor | None = None  # (terms,) float32
+        self.finite_steps: Tensor | None = None  # (terms,) float32, whole numbers
+        self.judged: Tensor | None = None  # (2,) int64: targets hit, targets that are not ignored
+        self._sent: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+
+    def add(self, output: Any, shapes: int) -> None:
+        """Take in the output of a step: ``losses`` by name, ``logits`` and ``target`` or None."""
+        values = torch.stack([value.detach().float() for value in output.losses.values()])
+        if self.losses is None:
+            self.names = list(output.losses)
+            self.losses, self.finite_steps = torch.zeros_like(values), torch.zeros_like(values)
+        self.losses = self.losses + values
+        self.finite_steps = self.finite_steps + torch.isfinite(self.losses)
+        if output.target is not None:
+            hits = output.logits.argmax(dim=-1) == output.target
+            judged = torch.stack([hits.sum(), (output.target >= 0).sum()])
+            self.judged = judged if self.judged is None else self.judged + judged
+        self.shapes += shapes
+        self.steps += 1
+
+    def peek(self) -> dict[str, float]:
+        """The mean terms as they were at an earlier call: nothing is waited for.
+
+        Each call sends the sums on their way to the host and gives what an earlier one sent, if
+        that has arrived, otherwise nothing.
+
+        Raises:
+            RunError: a term was not finite by then.
+        """
+        if self._sent is not None:
+            steps, values, arrived = self._sent
+            if arrived is not None and not arrived.query():
+                return {}
+            sums = self._check(values, steps)
+        else:
+            steps, sums = 1, {}
+        values = torch.cat([self.losses, self.finite_steps])
+        arrived = None
+        if values.is_cuda:
+            values = values.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._sent = self.steps, values, arrived
+        return {name: value / steps for name, value in sums.items()}
+
+    def means(self) -> dict[str, float]:
+        """Mean of every term and the training accuracy, if there is one, over all processes.
+
+        Raises:
+            RunError: a term that is not finite.
+        """
+        self._check(torch.cat([self.losses, self.finite_steps]), self.steps)
+        values = [(self.losses / self.steps).double()]
+        if self.judged is not None:
+            values.append(self.judged.double())
+        found = average(torch.cat(values)).tolist()
+        means = {f"loss/{name}": value for name, value in zip(self.names, found, strict=False)}
+        if self.judged is not None:
+            hits, judged = found[-2:]
+            means["train/accuracy"] = 100.0 * hits / judged if judged else 0.0
+        return means
+
+    def _check(self, values: Tensor, steps: int) -> dict[str, float]:
+        """The sums, from ``values`` = (losses, finite_steps) as they were after ``steps`` steps."""
+        terms = len(self.names)
+        (*sums,) = values.tolist()
+        broken = {
+            name: int(finite)
+            for name, finite in zip(self.names, sums[terms:], strict=True)
+            if finite < steps
+        }
+        if broken:
+            raise RunError(
+                f"loss {', '.join(broken)} is not finite in epoch {self.epoch + 1}, from step "
+                f"{min(broken.values()) + 1}; the state after epoch {self.epoch} is kept. Lower "
+                "optim.lr or set optim.clip"
+            )
+        return dict(zip(self.names, sums, strict=False))
+
+
+class TimedBatches:
+    """Batches, and the time spent until each was there.
+
+    On CUDA the clock runs while the host waits (for workers, for a decoder): what it only asks the
+    device to do, it does not wait for.
+    """
+
+    def __init__(self, batches: Iterable[Any]):
+        self.batches = batches
+        self.begin = time.perf_counter()
+        self.waited = 0.0  # seconds
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    @property
+    def seconds(self) -> float:
+        """Since this was made."""
+        return time.perf_counter() - self.begin
+
+    @property
+    def waiting(self) -> float:
+        """Which share of this time went into waiting, in percent."""
+        return 100.0 * self.waited / self.seconds
