@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from models.curvenet import CIC, FIRST_CHANNELS, Block
 from models.curvenet_blocks import SLOPE, FirstLPFA, Surroundings, drop_points
-from models.layers import LinearNorm, max_over_rows, one_hot_category
+from models.layers import LinearNorm, one_hot_category
 from models.outputs import StudentOutput
 from models.pointops import Sampling, interpolate_three_nn
+from models.pooling import max_over_rows
 from utils.errors import ConfigError
 
 

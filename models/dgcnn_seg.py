@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from models.dgcnn import EdgeConv
 from models.edges import edge_sum, full_precision
-from models.layers import LinearNorm, SharedMLP, linear_of_parts, max_over_rows, one_hot_category
+from models.layers import LinearNorm, SharedMLP, linear_of_parts, one_hot_category
+from models.norm_act import norm_act_max
 from models.outputs import StudentOutput
+from models.pooling import max_over_rows
 
 WIDTH, SLOPE, CLASS_CHANNELS = 64, 0.2, 64
 
@@ -36,9 +38,7 @@ class TwoLayerEdgeConv(EdgeConv):
         """(B, N, in_channels) to (B, N, out_channels); N must be at least ``k``."""
         own, other, index = self.edge_terms(x)
         edges = F.leaky_relu(edge_sum(own, other, index), SLOPE, inplace=True)  # (B, N, k, C)
-        rows = self.second_norm(self.second(edges.flatten(0, 2)))  # (B * N * k, C)
-        highest = max_over_rows(rows.view(*index.shape, -1))
-        return full_precision(F.leaky_relu(highest, SLOPE))
+        return full_precision(norm_act_max(self.second_norm, self.second(edges), SLOPE))
 
 
 class DGCNNSegmenter(nn.Module):

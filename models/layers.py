@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from models.norm_act import norm_act, norm_act_max
 from utils.errors import ConfigError
 
 
@@ -36,12 +35,25 @@ class SharedMLP(nn.Module):
 
     def after_first_linear(self, x: Tensor) -> Tensor:
         """The same for a caller that has applied ``linears[0]``: (..., widths[1]) is expected."""
+        rows = self._before_last_norm(x)
+        return norm_act(self.norms[-1], rows).view(*x.shape[:-1], -1)
+
+    def max_over_rows(self, x: Tensor) -> Tensor:
+        """The maximum of :meth:`forward` over the rows of each group, (..., k, widths[0]) to
+        (..., widths[-1]), without the rows that it is the maximum of."""
+        return self.max_after_first_linear(self.linears[0](x))
+
+    def max_after_first_linear(self, x: Tensor) -> Tensor:
+        """The same for a caller that has applied ``linears[0]``."""
+        rows = self._before_last_norm(x)
+        return norm_act_max(self.norms[-1], rows.view(*x.shape[:-1], -1))
+
+    def _before_last_norm(self, x: Tensor) -> Tensor:
+        """Rows (R, widths[-1]) after ``linears[-1]``, from ``x`` after ``linears[0]``."""
         rows = x.reshape(-1, x.shape[-1])
-        for layer, norm in enumerate(self.norms):
-            if layer > 0:
-                rows = self.linears[layer](rows)
-            rows = F.relu(norm(rows), inplace=True)
-        return rows.view(*x.shape[:-1], -1)
+        for norm, linear in zip(self.norms[:-1], self.linears[1:], strict=True):
+            rows = linear(norm_act(norm, rows))
+        return rows
 
 
 class LinearNorm(nn.Module):
@@ -62,9 +74,8 @@ class LinearNorm(nn.Module):
 
     def after_linear(self, x: Tensor) -> Tensor:
         """The same for a caller that has applied ``linear``: (..., after) is expected."""
-        rows = self.norm(x.flatten(0, -2))
-        if self.slope is not None:
-            rows = F.leaky_relu(rows, self.slope, inplace=True)
+        rows = x.flatten(0, -2)
+        rows = self.norm(rows) if self.slope is None else norm_act(self.norm, rows, self.slope)
         return rows.view(x.shape)
 
 
@@ -132,34 +143,3 @@ def check_category(category: Tensor, count: int) -> None:
             f"category must be in 0 .. {count - 1}, found {int(low)} .. {int(high)}: this network "
             f"knows {count} categories, in the order of the set that it was trained on"
         )
-
-
-def max_over_rows(x: Tensor) -> Tensor:
-    """Channel-wise maximum of (..., N, C) over N, to (..., C): ``x.max(dim=-2).values``, faster.
-
-    The gradient of each maximum goes to one row, the first that attains it. To track that row makes
-    ``max`` on a CPU up to ten times slower than a maximum alone, so finding it is left to backward,
-    which compares all rows with the maximum in one pass.
-    """
-    return _MaxOverRows.apply(x)
-
-
-class _MaxOverRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        highest = x.amax(dim=-2)
-        ctx.save_for_backward(x, highest)
-        return highest
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        x, highest = ctx.saved_tensors
-        count = x.shape[-2]
-        # the first of the rows that attain it has the largest of the numbers N, N - 1, ..., 1
-        dtype = torch.uint8 if count < 2**8 else torch.int16 if count < 2**15 else torch.int32
-        from_last = torch.arange(count, 0, -1, device=x.device).to(dtype).unsqueeze(1)  # (N, 1)
-        attains = (x == highest.unsqueeze(-2)).view(torch.uint8)
-        row = count - (attains * from_last).amax(dim=-2, keepdim=True).long()  # (..., 1, C)
-        row = row.clamp_(max=count - 1)  # no row equals a maximum that is not a number
-        return torch.zeros_like(x).scatter_(-2, row, gradient.unsqueeze(-2))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import SharedMLP, max_over_rows
+from models.layers import SharedMLP
 from models.outputs import EncoderOutput
 from models.pointops import full_float32
+from models.pooling import max_over_rows
 
 
 class TransformNet(nn.Module):
@@ -32,7 +33,7 @@ class TransformNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, C, C)."""
-        cloud = max_over_rows(self.of_points(x))  # (B, 256)
+        cloud = self.of_points.max_over_rows(x)  # (B, 256)
         change = self.last(self.of_cloud(cloud)).float()  # (B, C * C)
         channels = x.shape[2]
         return change.view(-1, channels, channels) + torch.eye(channels, device=x.device)

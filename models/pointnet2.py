@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import SharedMLP, max_over_rows
+from models.layers import SharedMLP
 from models.outputs import EncoderOutput
 from models.pointops import Sampling, ball_query, full_float32, gather_rows, sample_centres
+from models.pooling import max_over_rows
 
 
 class Scale(NamedTuple):
@@ -69,7 +70,7 @@ class BallNet(SharedMLP):
             hidden = self.linears[0](offset)
         else:
             hidden = self.first_linear(points, features, centres, index)
-        return max_over_rows(self.after_first_linear(hidden))
+        return self.max_after_first_linear(hidden)
 
     def first_linear(
         self, points: Tensor, features: Tensor, centres: Tensor, index: Tensor

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import SharedMLP, max_over_rows, one_hot_category
+from models.layers import SharedMLP, one_hot_category
 from models.outputs import StudentOutput
 from models.pointnet2 import FIRST_CENTRES, SECOND_CENTRES, SSG, Scale, SetAbstraction
 from models.pointops import Sampling, gather_rows, interpolate_three_nn, sample_centres
@@ -101,7 +101,7 @@ class PointNet2Segmenter(nn.Module):
         few_centres = centres[:, :SECOND_CENTRES]
         first = self.first(points, points, centres)  # (B, 512, C1)
         second = self.second(centres, first, few_centres)  # (B, 128, C2)
-        cloud = max_over_rows(self.last(torch.cat([few_centres, second], dim=2)))  # (B, 1024)
+        cloud = self.last.max_over_rows(torch.cat([few_centres, second], dim=2))  # (B, 1024)
 
         # a single known position serves every point, wherever it lies
         x = self.to_second(few_centres, second, few_centres[:, :1], cloud.unsqueeze(1))

@@ -1,0 +1,151 @@
+"""Normalisation, activation and maximum in few passes, against the plain order of operations."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import norm_act
+from models.kernels.choice import kernels_name
+from models.pooling import FEW, max_over_rows
+
+# groups, rows of each, channels: blocks and runs that are not full, a single row a group, one group
+SIZES = [(37, 20, 48), (3, 700, 130), (5, 1, 7), (1, 3000, 3), (300, 16, 1)]
+
+
+def pair(channels: int) -> tuple[nn.BatchNorm1d, nn.BatchNorm1d]:
+    """A normalisation with some negative weights, and its twin in float64."""
+    torch.manual_seed(channels)
+    norm = nn.BatchNorm1d(channels)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    return norm, copy.deepcopy(norm).double()
+
+
+def plain(norm: nn.BatchNorm1d, groups: torch.Tensor, slope: float, pooled: bool) -> torch.Tensor:
+    rows = F.leaky_relu(norm(groups.flatten(0, 1)), slope).view(groups.shape)
+    return rows.max(dim=1).values if pooled else rows.flatten(0, 1)
+
+
+def fast(norm: nn.BatchNorm1d, groups: torch.Tensor, slope: float, pooled: bool) -> torch.Tensor:
+    assert norm_act._is_fast(norm, groups)
+    if pooled:
+        return norm_act.norm_act_max(norm, groups, slope)
+    return norm_act.norm_act(norm, groups.flatten(0, 1), slope)
+
+
+def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    error = (found.double() - expected).abs().max()
+    assert error <= tolerance * expected.abs().max().clamp(min=1e-3), float(error)
+
+
+needs_numba = pytest.mark.skipif(
+    kernels_name(torch.device("cpu")) != "numba", reason="numba serves no CPU tensors here"
+)
+
+
+@needs_numba
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_values_gradients_and_running_statistics_are_those_of_the_plain_form(size, pooled, slope):
+    norm, twin = pair(size[2])
+    x = torch.randn(size) * 2 + 3
+    ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+    out, expected = fast(norm, ours, slope, pooled), plain(twin, theirs, slope, pooled)
+    upstream = torch.randn(out.shape)
+    out.backward(upstream)
+    expected.backward(upstream.double())
+    near(out, expected, 2e-6)
+    near(ours.grad, theirs.grad, 2e-6)
+    near(norm.weight.grad, twin.weight.grad, 2e-6)
+    near(norm.bias.grad, twin.bias.grad, 2e-6)
+    near(norm.running_mean, twin.running_mean, 1e-6)
+    near(norm.running_var, twin.running_var, 2e-6)
+    assert norm.num_batches_tracked == 1
+
+
+@needs_numba
+@pytest.mark.parametrize("pooled", [False, True])
+def test_bfloat16_is_rounded_once_at_each_end(pooled):
+    norm, twin = pair(48)
+    # values without ties: of equal rows in half precision either may be the maximum
+    x = torch.randperm(40 * 48).view(2, 20, 48).remainder(256).to(torch.bfloat16) / 64
+    ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+    out, expected = fast(norm, ours, 0.2, pooled), plain(twin, theirs, 0.2, pooled)
+    assert out.dtype is torch.bfloat16
+    upstream = torch.randn(out.shape).to(torch.bfloat16)
+    out.backward(upstream)
+    near(out, expected, 2**-8)
+    if not pooled:
+        expected.backward(upstream.double())
+        near(ours.grad, theirs.grad, 2**-8)
+        near(norm.weight.grad, twin.weight.grad, 1e-5)
+
+
+@needs_numba
+def test_large_means_do_not_cost_the_variance():
+    norm, twin = pair(5)
+    x = torch.randn(4000, 5) + 1000
+    near(norm_act.norm_act(norm, x, 1.0), F.leaky_relu(twin(x.double()), 1.0), 1e-3)
+    near(norm.running_var, twin.running_var, 1e-4)
+
+
+@needs_numba
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_is_no_number_is_not_lost(pooled):
+    norm, _ = pair(6)
+    x = torch.randn(4, 8, 6)
+    x[2, 3, 1] = torch.nan
+    out = fast(norm, x, 0.0, pooled)
+    assert out[:, 1].isnan().all()  # through the statistics, as in PyTorch
+    assert out[:, 0].isfinite().all()
+
+
+@needs_numba
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_number_of_threads_changes_no_bit(pooled):
+    x, results = torch.randn(64, 100, 40), []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        norm, _ = pair(40)
+        rows = x.clone().requires_grad_()
+        out = fast(norm, rows, 0.2, pooled)
+        out.square().sum().backward()
+        results.append((out.detach(), rows.grad, norm.weight.grad, norm.running_var))
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_evaluation_and_other_types_take_the_plain_form():
+    norm, twin = pair(9)
+    x = torch.randn(6, 5, 9)
+    assert not norm_act._is_fast(twin, x.double())
+    near(norm_act.norm_act_max(twin, x.double()), plain(pair(9)[1], x.double(), 0.0, True), 1e-12)
+    norm.eval()
+    assert not norm_act._is_fast(norm, x)
+    near(norm_act.norm_act_max(norm, x), plain(norm.double(), x.double(), 0.0, True), 1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, FEW - 1, FEW, 300])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_maximum_over_rows_has_one_gradient_each(rows, kind):
+    x = torch.randint(0, 4, (2, 3, rows, 17)).to(kind).requires_grad_()  # full of equal rows
+    out = max_over_rows(x)
+    assert torch.equal(out, x.max(dim=-2).values)
+    upstream = torch.randn(out.shape).to(kind)
+    out.backward(upstream)
+    first = (x == out.unsqueeze(-2)).byte().argmax(dim=-2, keepdim=True)
+    expected = torch.zeros_like(x).scatter_(-2, first, upstream.unsqueeze(-2))
+    assert torch.equal(x.grad, expected)
+
+
+def test_a_single_row_has_no_statistics():
+    norm, _ = pair(4)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        norm_act.norm_act(norm, torch.randn(1, 4))
