@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.edges import edge_moments, full_precision, neighbour_max
-from models.layers import SharedMLP
+from models.layers import SharedMLP, max_over_rows
 from models.norms import norm_as_affine
 from models.outputs import EncoderOutput
 from models.pointops import knn
@@ -83,5 +83,5 @@ class DGCNN(nn.Module):
         return EncoderOutput(
             point_features=features,
             point_index=every.expand(len(points), -1),
-            global_feature=features.max(dim=1).values,
+            global_feature=max_over_rows(features),
         )
