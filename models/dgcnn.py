@@ -21,6 +21,7 @@ from models.layers import SharedMLP
 from models.norms import norm_as_affine
 from models.outputs import EncoderOutput
 from models.pointops import knn
+from models.pooling import max_over_rows
 
 WIDTHS = (64, 64, 128, 256)
 
@@ -83,5 +84,5 @@ class DGCNN(nn.Module):
         return EncoderOutput(
             point_features=features,
             point_index=every.expand(len(points), -1),
-            global_feature=features.max(dim=1).values,
+            global_feature=max_over_rows(features),
         )

@@ -1,20 +1,12 @@
-"""The forms of the kernels agree to the bit, whatever the sizes, ties, types and threads."""
+"""The forms of the kernels agree to the bit, whatever the sizes, ties and types."""
 
 from __future__ import annotations
-
-import multiprocessing
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from models.kernels import choice, cpu, ops, plain, threads
-from models.kernels.compiled import compiled
-from models.pointops import knn
+from models.kernels import cpu, ops, plain
 from models.projection import visible_max_pool
-from utils.errors import ConfigError
 
 
 def points(kind: str, count: int, batch: int = 2, axes: int = 3, seed: int = 0) -> torch.Tensor:
@@ -155,6 +147,34 @@ def test_projections_of_what_is_not_finite_are_the_same(dtype):
     assert row[0, 2].unique().tolist() == [-1] and not pooled[0, 2].any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("k", "channels"), [(1, 1), (4, 5), (5, 64), (6, 33), (7, 256)])
+def test_maxima_and_means_over_edges_are_the_same(kind, k, channels):
+    values, upstream = points(kind, 30, axes=channels), points("random", 17, axes=channels, seed=1)
+    drawn = torch.Generator().manual_seed(2)
+    index = torch.randint(30, (2, 17, k), generator=drawn)
+    index[:, :5] = index[:, :5, :1]  # one neighbour, repeated
+    highest, winner = cpu.neighbour_max(values, index)
+    for found, expected in zip((highest, winner), plain.neighbour_max(values, index), strict=True):
+        assert torch.equal(found, expected) and found.dtype == expected.dtype
+    edges = values[torch.arange(2).view(2, 1, 1), index]  # (B, S, k, C)
+    assert torch.equal(highest, edges.amax(dim=2))
+    first = index.unsqueeze(3).expand_as(edges).gather(2, edges.max(dim=2, keepdim=True).indices)
+    assert torch.equal(winner.long(), first.squeeze(2))
+    torch.testing.assert_close(cpu.neighbour_mean(values, index), edges.mean(dim=2))
+    torch.testing.assert_close(plain.neighbour_mean(values, index), edges.mean(dim=2))
+    for name, source in (("neighbour_max_backward", winner), ("neighbour_mean_backward", index)):
+        pair = [getattr(form, name)(upstream, source, 30) for form in (cpu, plain)]
+        torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-6)
+
+
+def test_edge_operators_pass_gradcheck():
+    values = points("random", 9, axes=3).double().requires_grad_()
+    index = torch.randint(9, (2, 5, 4), generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(lambda x: ops.neighbour_max(x, index)[0], values)
+    assert torch.autograd.gradcheck(lambda x: ops.neighbour_mean(x, index), values)
+
+
 def test_gradients_are_those_of_float64():
     seen = seen_by(2, 70, 12)
     features = points("random", 70, axes=33)
@@ -176,137 +196,3 @@ def test_more_views_and_rows_than_the_kernels_take():
     many = points("random", 40_000, 1, 2).requires_grad_()
     visible_max_pool(many, torch.ones(1, 40_000, 1, dtype=torch.bool)).sum().backward()
     assert torch.equal(many.grad.argmax(dim=1), many.argmax(dim=1))
-
-
-def test_any_number_of_threads_gives_the_same(monkeypatch):
-    monkeypatch.setattr(threads, "SHARE_COST", 1)
-    cloud, features = points("random", 100, batch=7), points("random", 50, 7, 300)
-    seen = seen_by(7, 50, 12)
-
-    def everything() -> list[torch.Tensor]:
-        pooled, row = ops.visible_max(features, ops.pack_views(seen), 12)
-        return [
-            ops.farthest_point_sample(cloud, 60, 0),
-            ops.ball_query(cloud, cloud, 0.4, 9),
-            ops.knn(cloud, cloud, 9),
-            ops.smallest(cloud, 2),
-            pooled,
-            ops.visible_max_backward(pooled, row, 50),
-        ]
-
-    alone = everything()
-    torch.set_num_threads(3)
-    together = everything()
-    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
-    with ThreadPoolExecutor(4) as callers:  # and from several threads at once
-        for results in callers.map(lambda _: everything(), range(12)):
-            assert all(torch.equal(one, other) for one, other in zip(alone, results, strict=True))
-
-
-def test_the_shares_cover_every_item_once(monkeypatch):
-    monkeypatch.setattr(threads, "SHARE_COST", 1000)
-    torch.set_num_threads(3)
-    for items, cost in [(1, 1), (7, 10_000), (1000, 1), (1001, 10), (50, 300)]:
-        done = []
-        threads.in_shares(lambda begin, end: done.append((begin, end)), items, cost)  # noqa: B023
-        assert sorted(item for share in done for item in range(*share)) == list(range(items))
-        assert len(done) <= max(items * cost // 1000, 1) + 1
-    with pytest.raises(ZeroDivisionError):
-        threads.in_shares(lambda begin, end: 1 // begin, 50, 1000)
-
-
-def nearest_in_another_process(answers) -> None:
-    torch.set_num_threads(2)
-    cloud = points("random", 300, batch=8)
-    answers.put(bool((cpu.knn(cloud, cloud, 1).squeeze(2) == torch.arange(300)).all()))
-
-
-def test_a_forked_process_has_threads_of_its_own(monkeypatch):
-    monkeypatch.setattr(threads, "SHARE_COST", 1)
-    torch.set_num_threads(2)
-    cloud = points("random", 300, batch=8)
-    cpu.knn(cloud, cloud, 1)  # the threads of this process run
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    child = context.Process(target=nearest_in_another_process, args=(answers,))
-    child.start()
-    child.join(60)
-    hangs = child.is_alive()
-    child.kill()
-    assert not hangs
-    assert answers.get()
-
-
-def test_what_cannot_be_kept_on_disk_is_compiled_all_the_same():
-    names = {}
-    exec("def double(x):\n    return 2 * x", names)  # numba finds no file to keep it beside
-    assert compiled(names["double"])(3) == 6
-
-
-def test_the_form_is_chosen_by_device_and_environment(monkeypatch):
-    device = torch.device("cpu")
-    assert choice.kernels_name(device) == "numba"
-    assert choice.kernels_for(device) is cpu
-    assert choice.kernels_for(torch.device("meta")) is plain
-    monkeypatch.setenv("POINT_KERNELS", "plain")
-    assert choice.kernels_name(device) == "plain"
-    assert choice.kernels_for(device) is plain
-    monkeypatch.setenv("POINT_KERNELS", "fast")
-    with pytest.raises(ConfigError, match="POINT_KERNELS=fast"):
-        choice.kernels_for(device)
-
-
-def test_without_a_compiler_tensor_code_serves(monkeypatch):
-    monkeypatch.setitem(choice.MODULES, "numba", "no_such_module")
-    choice._chosen.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="plain tensor code, which is slower"):
-            assert choice.kernels_name(torch.device("cpu")) == "plain"
-        assert choice.kernels_for(torch.device("cpu")) is plain
-    finally:
-        choice._chosen.cache_clear()
-
-
-def test_no_compiler_is_imported_before_it_is_needed():
-    line = "import models.students, sys; print({'numba', 'triton'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_operators_are_what_they_claim(dtype):
-    cloud = points("random", 40)
-    features = points("random", 40, axes=8).to(dtype).requires_grad_()
-    bits = ops.pack_views(seen_by(2, 40, 3))
-    row = ops.visible_max(features, bits, 3)[1]
-    torch.library.opcheck(ops.farthest_point_sample, (cloud, 9, 0))
-    torch.library.opcheck(ops.ball_query, (cloud, cloud[:, :7], 0.5, 4))
-    torch.library.opcheck(ops.knn, (cloud, cloud[:, :7], 4))
-    torch.library.opcheck(ops.smallest, (cloud, 2))
-    torch.library.opcheck(ops.pack_views, (seen_by(2, 40, 3),))
-    torch.library.opcheck(ops.visible_max, (features, bits, 3))
-    torch.library.opcheck(ops.visible_max_backward, (torch.ones(2, 3, 8, dtype=dtype), row, 40))
-
-
-def test_a_graph_is_compiled_without_a_break():
-    def both(cloud, features, seen):
-        near = knn(cloud, cloud, 4), knn(features, features, 5)
-        return visible_max_pool(features.relu(), seen), *near
-
-    cloud, seen = points("random", 40), seen_by(2, 40, 3)
-    features = points("random", 40, axes=8).requires_grad_()
-    traced = torch.compile(both, backend="eager", fullgraph=True)(cloud, features, seen)
-    direct = both(cloud, features, seen)
-    assert all(torch.equal(one, other) for one, other in zip(traced, direct, strict=True))
-    gradients = [torch.autograd.grad(x[0].sum(), features)[0] for x in (traced, direct)]
-    assert torch.equal(*gradients)
-
-
-def test_autocast_leaves_the_type_of_embeddings():
-    seen = seen_by(2, 40, 3)
-    features = points("random", 40, axes=8).bfloat16().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        pooled = visible_max_pool(features, seen)
-    pooled.float().sum().backward()
-    assert pooled.dtype == features.grad.dtype == torch.bfloat16
-    assert torch.equal(pooled, visible_max_pool(features, seen))

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from models.kernels import plain
-from models.layers import max_over_rows
 from models.pointops import (
     ball_query,
     farthest_point_sample,
@@ -15,6 +14,7 @@ from models.pointops import (
     interpolate_three_nn,
     knn,
 )
+from models.pooling import _MaxOverRows, max_over_rows
 from utils.errors import ConfigError
 
 
@@ -228,16 +228,23 @@ def test_interpolation_returns_known_features_and_has_a_gradient():
 
 
 @pytest.mark.parametrize("count", [1, 31, 300])
-def test_maximum_over_rows_and_its_gradient_are_those_of_max(count):
+@pytest.mark.parametrize("find", [max_over_rows, _MaxOverRows.apply], ids=["cpu", "elsewhere"])
+def test_maximum_over_rows_and_its_gradient_are_those_of_max(count, find):
     # few different values: most maxima are attained by several rows
     x = lattice(3, count, 5).requires_grad_()
     twin = x.detach().clone().requires_grad_()
     weight = cloud(3, 5)
-    (max_over_rows(x) * weight).sum().backward()
+    (find(x) * weight).sum().backward()
     (twin.max(dim=1).values * weight).sum().backward()
-    assert torch.equal(max_over_rows(x), twin.max(dim=1).values)
+    assert torch.equal(find(x), twin.max(dim=1).values)
     assert torch.equal(x.grad, twin.grad)
     assert torch.equal(x.grad, first_attaining(twin.detach(), weight))
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (2, 3, 9, 4)])
+def test_maximum_over_rows_takes_any_leading_dimensions(shape):
+    x = cloud(*shape)
+    assert torch.equal(max_over_rows(x), x.amax(dim=-2))
 
 
 def first_attaining(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""The inner loops: indices on point clouds and the visible maximum, three times over.
+"""The inner loops: indices on point clouds, maxima over what a view sees, sums over edges.
 
-``plain`` is tensor code for any device, the reference. ``cpu`` (numba) and ``cuda`` (Triton) have
-the same functions and return the same indices, ties included. ``choice`` says which of them serves
-a device, and ``ops`` makes one PyTorch operator of each function. The public functions, which say
-what is computed, are in :mod:`models.pointops` and :mod:`models.projection`.
+``plain`` is tensor code for any device, the reference. ``cpu`` (numba) has the same functions with
+the same results, ties included, and so has ``cuda`` (Triton) as far as it is faster than tensor
+code. ``choice`` says which of them serves a device, and ``ops`` makes one PyTorch operator of each
+function. The public functions, which say what is computed, are in :mod:`models.pointops`,
+:mod:`models.projection` and :mod:`models.edges`.
 """

@@ -14,7 +14,9 @@ import numpy as np
 from models.kernels.compiled import compiled
 
 BLOCK = 64  # points whose distances are found together
+RANKED = 32  # keys compared together
 LEAST, MOST = np.int32(-(2**31)), np.int32(2**31 - 1)
+LAST_KEY = np.int64(2**63 - 1)
 
 
 @compiled
@@ -156,7 +158,7 @@ def _scratch(count):
     return (
         order,
         np.empty(BLOCK, np.int32),
-        np.empty(count + BLOCK, np.int64),
+        np.empty(count + RANKED, np.int64),
         np.empty(count, np.float32),
     )
 
@@ -178,6 +180,7 @@ def _least(values, index, scratch):
         b = bits[j]
         b ^= (b >> np.int32(31)) & MOST  # as the tensor code: what is negative descends
         order[j] = b if plain[j] == plain[j] else MOST
+    taken = 0
     if k <= BLOCK // 2:
         lowest[:] = MOST
         for first in range(0, len(order), BLOCK):
@@ -185,23 +188,22 @@ def _least(values, index, scratch):
             for j in range(BLOCK):
                 lowest[j] = min(lowest[j], part[j])
         bound = _bound(lowest, k)
+        for column in range(min(BLOCK, count)):
+            if lowest[column] <= bound:
+                for j in range(column, count, BLOCK):
+                    keys[taken] = (np.int64(order[j]) << 32) | j
+                    taken += order[j] <= bound
     else:
         bound = _bound(order, k)
-    taken = 0
-    for first in range(0, len(order), BLOCK):
-        part = order[first : first + BLOCK]
-        below = 0
-        for j in range(BLOCK):
-            below += part[j] <= bound
-        if below == 0:
-            continue
-        for j in range(min(BLOCK, count - first)):
-            keys[taken] = (np.int64(part[j]) << 32) | (first + j)
-            taken += part[j] <= bound
-    some = keys[:taken]
-    for key in some:
+        for j in range(count):
+            keys[taken] = (np.int64(order[j]) << 32) | j
+            taken += order[j] <= bound
+    filled = (taken + RANKED - 1) // RANKED * RANKED
+    keys[taken:filled] = LAST_KEY
+    some = keys[:filled]
+    for key in keys[:taken]:
         rank = 0
-        for j in range(taken):
+        for j in range(len(some)):
             rank += some[j] < key
         if rank < k:
             index[rank] = key & 0xFFFFFFFF
