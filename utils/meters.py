@@ -54,21 +54,20 @@ class EpochSums:
         Raises:
             RunError: a term was not finite by then.
         """
+        means = {}
         if self._sent is not None:
             steps, values, arrived = self._sent
             if arrived is not None and not arrived.query():
                 return {}
             sums = self._check(values, steps)
-        else:
-            steps, sums = 1, {}
-        values = torch.cat([self.losses, self.finite_steps])
-        arrived = None
+            means = {name: value / steps for name, value in sums.items()}
+        values, arrived = torch.cat([self.losses, self.finite_steps]), None
         if values.is_cuda:
             values = values.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
         self._sent = self.steps, values, arrived
-        return {name: value / steps for name, value in sums.items()}
+        return means
 
     def means(self) -> dict[str, float]:
         """Mean of every term and the training accuracy, if there is one, over all processes.
@@ -89,11 +88,10 @@ class EpochSums:
 
     def _check(self, values: Tensor, steps: int) -> dict[str, float]:
         """The sums, from ``values`` = (losses, finite_steps) as they were after ``steps`` steps."""
-        terms = len(self.names)
-        (*sums,) = values.tolist()
+        sums, finite_steps = values.view(2, -1).tolist()
         broken = {
             name: int(finite)
-            for name, finite in zip(self.names, sums[terms:], strict=True)
+            for name, finite in zip(self.names, finite_steps, strict=True)
             if finite < steps
         }
         if broken:
@@ -102,7 +100,7 @@ class EpochSums:
                 f"{min(broken.values()) + 1}; the state after epoch {self.epoch} is kept. Lower "
                 "optim.lr or set optim.clip"
             )
-        return dict(zip(self.names, sums, strict=False))
+        return dict(zip(self.names, sums, strict=True))
 
 
 class TimedBatches:
