@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRe
         images = file.create_dataset("images", (header.image_bytes,), np.uint8)
         ids: list[str] = []
         labels: list[int] = []
-        offsets = [0]
+        offsets = array("q", [0])  # a list of as many numbers takes five times the memory
         digest = hashlib.sha256(json.dumps(header.class_names).encode())
         if part_labels:
             digest.update(json.dumps(header.part_names, sort_keys=True).encode())
@@ -87,7 +88,7 @@ def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRe
             normals[row] = record.normals
             visibility[row] = record.visibility
             begin = offsets[-1]
-            offsets += (begin + np.cumsum([len(stream) for stream in record.images])).tolist()
+            offsets.extend((begin + np.cumsum([len(stream) for stream in record.images])).tolist())
             images[begin : offsets[-1]] = np.frombuffer(b"".join(record.images), np.uint8)
             ids.append(record.id)
             labels.append(record.label)
@@ -120,7 +121,7 @@ class _PartLabels:
         self.images = file.create_dataset(
             "part_images", (0,), np.uint8, maxshape=(None,), chunks=(CHUNK,)
         )
-        self.offsets = [0]
+        self.offsets = array("q", [0])
         size = header.recipe["image_size"]
         blank = encode_png(np.full((size, size), UNLABELLED, np.uint8))
         self.blanks = [blank] * len(header.intrinsics)
@@ -130,7 +131,7 @@ class _PartLabels:
         self.parts[row] = UNLABELLED if record.parts is None else record.parts
         streams = self.blanks if record.part_images is None else record.part_images
         begin = self.offsets[-1]
-        self.offsets += (begin + np.cumsum([len(stream) for stream in streams])).tolist()
+        self.offsets.extend((begin + np.cumsum([len(stream) for stream in streams])).tolist())
         self.images.resize((self.offsets[-1],))
         self.images[begin:] = np.frombuffer(b"".join(streams), np.uint8)
         return self.parts[row].tobytes()
