@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Collection
@@ -129,7 +130,7 @@ def _places(
     """(name, dtype, shape, begin, end) of the arrays, or of the named ones."""
     places, begin = [], 0
     for name, dtype, shape in arrays:
-        end = begin + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        end = begin + math.prod(shape) * np.dtype(dtype).itemsize
         if names is None or name in names:
             places.append((name, np.dtype(dtype), shape, begin, end))
         begin = end
