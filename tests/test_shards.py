@@ -17,7 +17,7 @@ from data.prepare import parse, prepare
 from data.record_files import Records, read_record, write_record
 from data.records import ShapeSettings
 from data.shards import Shard, read_shard
-from data.sources import find_files
+from data.sources import ShapeFile, Source, find_files
 from utils.errors import ConfigError, DataError, RunError
 
 FILES = ("report.json", "test.h5", "train.h5")
@@ -245,23 +245,50 @@ def test_a_dead_process_neither_hangs_the_first_nor_passes_for_done(tmp_path, wh
     assert contents(tmp_path) == whole
 
 
-def test_a_slow_process_is_not_taken_for_dead(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_notes, "SILENCE", 1.0)
-    monkeypatch.setattr(shard_notes, "POLL", 0.05)
-    first, second = parse(words(tmp_path)), parse(words(tmp_path))
-    first.launched, second.launched = Shard(1, 2), Shard(2, 2)
-    run(tmp_path, "--shard", "1/2")
-    monkeypatch.setattr(shard_notes, "BEAT", 0.1)
-    monkeypatch.setattr("data.prepare.run_work", lambda *_: time.sleep(2.5))
-    slow = threading.Thread(target=prepare, args=(second,))
-    slow.start()
-    time.sleep(0.3)  # the second is in its work by now, and the first finds its own done
-    monkeypatch.setattr("data.prepare.run_work", lambda *_: None)
-    begin = time.monotonic()
-    with pytest.raises(RunError, match="process 1"):
-        prepare(first)
-    assert time.monotonic() - begin > 2.5  # silence was counted from the last sign of life
-    slow.join()
+def test_a_shard_renews_its_note_while_it_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_notes, "BEAT", 0.01)
+    with shard_notes.announced(tmp_path, Shard(2, 3), {}):
+        note = next(tmp_path.rglob("2-of-3.json"))
+        os.utime(note, (0, 0))
+        end = time.monotonic() + 20
+        while note.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert note.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("dies_at", [None, 2500])
+def test_silence_is_counted_from_the_last_sign_of_life(tmp_path, monkeypatch, dies_at):
+    """By a clock that only sleeping moves; the one record that is missing comes after 5,000 s."""
+    now = [0.0]
+
+    class Clock:
+        @staticmethod
+        def monotonic():
+            return now[0]
+
+        @staticmethod
+        def sleep(_):
+            now[0] += 100
+            if now[0] % 500 == 0 and (dies_at is None or now[0] <= dies_at):
+                os.utime(note, (now[0], now[0]))
+
+    class OneLate:
+        @staticmethod
+        def find(_):
+            return "there" if now[0] > 5000 else None
+
+    monkeypatch.setattr(shard_notes, "time", Clock)
+    late = ShapeFile("late", tmp_path / "late.off", "class", "train")
+    with shard_notes.announced(tmp_path, Shard(1, 2), {}):
+        note = next(tmp_path.rglob("1-of-2.json"))
+    waiting = (Source([late], ["class"], [], True), OneLate(), tmp_path, 2)
+    if dies_at is None:
+        shard_notes.wait_for_records(*waiting)
+        assert now[0] == 5100
+    else:
+        with pytest.raises(RunError, match="process 0 has not made the record of late"):
+            shard_notes.wait_for_records(*waiting)
+        assert dies_at + shard_notes.SILENCE < now[0] <= dies_at + shard_notes.SILENCE + 200
 
 
 def test_few_shapes_are_handed_out_at_a_time(tmp_path, monkeypatch):
