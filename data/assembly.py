@@ -14,15 +14,18 @@ import numpy as np
 from data.cameras import find_rig, hash_recipe, make_cameras
 from data.cloud_sources import UNIFORM, CloudFile
 from data.parts import MOST_PARTS
-from data.records import ShapeSettings
+from data.record_files import Records
+from data.records import Record, ShapeSettings
 from data.sources import ShapeFile, Source
 from data.split_writer import ShapeRecord, SplitHeader, encode_png, write_split
 from data.storage import SPLITS, PreparedSplit, decode_png
-from data.work import record_path
 from utils.errors import DataError
 from utils.files import atomic_path
 
 REPORT = "report.json"
+
+# All that a survey asks of a record.
+SURVEYED = ("reason", "count", "sizes", "repeated", "part_names")
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Survey:
     repeated: int = 0  # clouds with fewer points than are stored
 
 
-def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Survey:
+def survey_records(source: Source, records: Records) -> Survey:
     """Look over the records of a source.
 
     Raises:
@@ -47,20 +50,20 @@ def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Su
         part_names={name: list(parts) for name, parts in source.part_names.items()},
     )
     reasons: dict[str, list[str]] = {}  # by class
-    usual = _usual_count(source, settings, records)
+    usual = _usual_count(source, records)
     for shape in source.shapes:
-        with np.load(record_path(records, shape, settings)) as record:
-            reason = _reason_to_skip(record, usual)
-            if reason:
-                survey.skipped.append({"file": shape.place, "reason": reason})
-                reasons.setdefault(shape.class_name, []).append(f"{shape.place}: {reason}")
-                continue
-            survey.usable.append(shape)
-            survey.image_bytes[shape.split] += int(record["sizes"].sum())
-            survey.repeated += "repeated" in record
-            if "part_names" in record:
-                known = survey.part_names.setdefault(shape.class_name, [])
-                known += [name for name in record["part_names"].tolist() if name not in known]
+        record = records.read(shape, SURVEYED)
+        reason = _reason_to_skip(record, usual)
+        if reason:
+            survey.skipped.append({"file": shape.place, "reason": reason})
+            reasons.setdefault(shape.class_name, []).append(f"{shape.place}: {reason}")
+            continue
+        survey.usable.append(shape)
+        survey.image_bytes[shape.split] += int(record["sizes"].sum())
+        survey.repeated += "repeated" in record
+        if "part_names" in record:
+            known = survey.part_names.setdefault(shape.class_name, [])
+            known += [name for name in record["part_names"].tolist() if name not in known]
     survey.skipped.sort(key=lambda entry: entry["file"])
     for class_name in sorted(reasons.keys() - {shape.class_name for shape in survey.usable}):
         because = reasons[class_name]
@@ -74,19 +77,19 @@ def survey_records(source: Source, settings: ShapeSettings, records: Path) -> Su
     return survey
 
 
-def _usual_count(source: Source, settings: ShapeSettings, records: Path) -> int:
+def _usual_count(source: Source, records: Records) -> int:
     """The number of points that most clouds of a source have, where they must have the same."""
     counts: Counter[int] = Counter()
     for shape in source.shapes:
         if not isinstance(shape, CloudFile) or shape.kind != UNIFORM:  # spares a second reading
             continue
-        with np.load(record_path(records, shape, settings)) as record:
-            if "count" in record:
-                counts[int(record["count"])] += 1
+        record = records.read(shape, ("count",))
+        if "count" in record:
+            counts[int(record["count"])] += 1
     return counts.most_common(1)[0][0] if counts else 0
 
 
-def _reason_to_skip(record: Any, usual: int) -> str:
+def _reason_to_skip(record: Record, usual: int) -> str:
     """Why a shape cannot be used, or nothing."""
     if "reason" in record:
         return str(record["reason"])
@@ -100,21 +103,21 @@ def assemble(
     source: Source,
     shape_settings: ShapeSettings,
     settings: dict[str, Any],
-    records: Path,
+    records: Records,
 ) -> dict[str, Any]:
     """Write the two splits and then the report, whose presence says that the set is whole.
 
     Args:
         folder: of the set, ``data/NAME``. settings: to be stored, JSON.
-        records: the folder that ``data.work`` filled.
+        records: of all shapes of ``source``.
 
     Returns:
         The report.
 
     Raises:
-        DataError: see :func:`survey_records`.
+        DataError: see :func:`survey_records`. RunError: a record is damaged or has gone.
     """
-    survey = survey_records(source, shape_settings, records)
+    survey = survey_records(source, records)
     recipe = shape_settings.views_recipe()
     cameras = make_cameras(find_rig(shape_settings.recipe), shape_settings.image_size)
     hashes = {}
@@ -135,8 +138,7 @@ def assemble(
             num_points=shape_settings.points,
             image_bytes=survey.image_bytes[split],
         )
-        paths = [record_path(records, shape, shape_settings) for shape in members]
-        write_split(folder / f"{split}.h5", header, _read_records(members, paths, header))
+        write_split(folder / f"{split}.h5", header, _read_records(members, records, header))
         hashes[split] = PreparedSplit(folder / f"{split}.h5").data_hash
     report = {
         "name": folder.name,
@@ -161,20 +163,20 @@ def _count_classes(usable: list[ShapeFile], class_names: list[str]) -> dict[str,
 
 
 def _read_records(
-    members: list[ShapeFile], paths: list[Path], header: SplitHeader
+    members: list[ShapeFile], records: Records, header: SplitHeader
 ) -> Iterator[ShapeRecord]:
-    for shape, path in zip(members, paths, strict=True):
-        with np.load(path) as record:
-            class_parts = header.part_names.get(shape.class_name, [])
-            yield ShapeRecord(
-                id=shape.id,
-                label=header.class_names.index(shape.class_name),
-                points=record["points"],
-                normals=record["normals"],
-                visibility=record["visibility"],
-                images=_streams(record["images"], record["sizes"]),
-                **_class_parts(record, class_parts),
-            )
+    for shape in members:
+        record = records.read(shape)
+        class_parts = header.part_names.get(shape.class_name, [])
+        yield ShapeRecord(
+            id=shape.id,
+            label=header.class_names.index(shape.class_name),
+            points=record["points"],
+            normals=record["normals"],
+            visibility=record["visibility"],
+            images=_streams(record["images"], record["sizes"]),
+            **_class_parts(record, class_parts),
+        )
 
 
 def _streams(joined: np.ndarray, sizes: np.ndarray) -> list[bytes]:
@@ -183,7 +185,7 @@ def _streams(joined: np.ndarray, sizes: np.ndarray) -> list[bytes]:
     return [content[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _class_parts(record: Any, class_parts: list[str]) -> dict[str, Any]:
+def _class_parts(record: Record, class_parts: list[str]) -> dict[str, Any]:
     """Parts and label images of a mesh by their numbers in its class, whose meshes may list
     different parts or the same in another order; nothing for a mesh without labels."""
     if "parts" not in record:

@@ -43,7 +43,7 @@ class SourceError(DataError):
 UNIFORM = "normals"  # the kind whose release gives every cloud the same number of points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CloudFile(ShapeFile):
     """A cloud to prepare.
 
@@ -60,7 +60,7 @@ class CloudFile(ShapeFile):
     @property
     def place(self) -> str:
         if self.kind == "file":
-            return super().place
+            return super(CloudFile, self).place  # a class with slots is not the one defined here
         if self.kind == "packed":
             return f"{self.path.name} row {self.row}"
         return f"{self.path.parent.name}/{self.path.name}"

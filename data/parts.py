@@ -14,6 +14,7 @@ Two kinds of files give a part to every face of ``x.off``, faces counted as in t
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -60,10 +61,10 @@ class PartNumbers:
 
 def label_file(mesh: Path) -> Path | None:
     """The file with the part labels of a mesh, None where there is none; npz goes before text."""
+    stem = os.path.splitext(mesh)[0]  # asked for every mesh, several times: not by pathlib
     for suffix in (PARTS_SUFFIX, LABELS_SUFFIX):
-        path = mesh.with_name(mesh.stem + suffix)
-        if path.is_file():
-            return path
+        if os.path.isfile(stem + suffix):
+            return Path(stem + suffix)
     return None
 
 

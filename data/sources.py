@@ -16,7 +16,7 @@ from data.storage import SPLITS
 from utils.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShapeFile:
     """A mesh to prepare, and the base of a cloud to prepare. Set-wide unique: ``id``, which for
     shapes found in folders is the path below the source, without the suffix."""

@@ -3,43 +3,34 @@
 The records of a set lie in its work folder until they are assembled, each in a file of its own that
 is written atomically. An interrupted preparation therefore loses the shapes in flight and no more,
 and since a record depends on its file and the settings alone, neither interruptions nor the number
-of processes change a byte of the result.
+of processes or machines change a byte of the result.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from tqdm import tqdm
 
 from data.cloud_sources import SourceError
+from data.record_files import Records, write_record
 from data.records import ShapeSettings, prepare_shape
 from data.sources import ShapeFile
-from data.storage import VERSION
 from utils.errors import DataError, RunError
-from utils.files import atomic_path
 
-RECORD = 3  # raise it whenever a record holds other things: those of an older program are no use
-
-
-def record_path(folder: Path, shape: ShapeFile, settings: ShapeSettings) -> Path:
-    """Where the record of a shape lies: another file when its file or any setting is another."""
-    identity = [VERSION, settings.renderer, RECORD, shape.fingerprint(), asdict(settings)]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return folder / f"{digest[:32]}.npz"
+AHEAD = 4  # shapes handed out for every worker: none waits for the next, and few lie in memory
 
 
-def work_on(shape: ShapeFile, settings: ShapeSettings, folder: Path) -> None:
+def work_on(shape: ShapeFile, settings: ShapeSettings, path: Path) -> None:
     """Write the record of one shape; an unusable one gets a record with the reason alone.
 
     Raises:
@@ -51,39 +42,50 @@ def work_on(shape: ShapeFile, settings: ShapeSettings, folder: Path) -> None:
         raise
     except DataError as error:
         record = {"reason": np.array(" ".join(str(error).split()))}
-    with atomic_path(record_path(folder, shape, settings)) as temporary:
-        np.savez(temporary, **record)
+    write_record(path, record)
 
 
-def run_work(shapes: list[ShapeFile], settings: ShapeSettings, folder: Path, workers: int) -> None:
+def run_work(
+    shapes: list[ShapeFile], records: Records, workers: int, show_progress: bool = True
+) -> None:
     """Write the records that are not there yet, by ``workers`` processes (1 works in this one).
 
     Raises:
         RunError: a worker process died. SourceError: see :func:`work_on`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    left = [shape for shape in shapes if not record_path(folder, shape, settings).is_file()]
-    bar = tqdm(total=len(shapes), initial=len(shapes) - len(left), desc="shapes", unit="shape")
-    with bar:
+    left = [shape for shape in shapes if records.find(shape) is None]
+    done = len(shapes) - len(left)
+    with tqdm(
+        total=len(shapes), initial=done, desc="shapes", unit="shape", disable=not show_progress
+    ) as bar:
         if workers == 1:
             for shape in left:
-                work_on(shape, settings, folder)
+                work_on(shape, records.settings, records.path(shape))
                 bar.update()
         elif left:
-            _run_pool(left, settings, folder, min(workers, len(left)), bar)
+            _run_pool(left, records, min(workers, len(left)), bar)
 
 
-def _run_pool(
-    shapes: list[ShapeFile], settings: ShapeSettings, folder: Path, workers: int, bar: tqdm
-) -> None:
+def _run_pool(shapes: list[ShapeFile], records: Records, workers: int, bar: tqdm) -> None:
     # One process a core is enough: keep the numeric libraries of the workers from starting more.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _follow_parent)
+    finished: SimpleQueue[Future[None]] = SimpleQueue()
+
+    def submit(shape: ShapeFile) -> None:
+        future = pool.submit(work_on, shape, records.settings, records.path(shape))
+        future.add_done_callback(finished.put)
+
+    waiting = iter(shapes)
     try:
-        for future in as_completed([pool.submit(work_on, s, settings, folder) for s in shapes]):
-            future.result()
+        for shape in islice(waiting, AHEAD * workers):
+            submit(shape)
+        for _ in shapes:
+            finished.get().result()
             bar.update()
+            for shape in islice(waiting, 1):
+                submit(shape)
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process died, perhaps for want of memory; the same command goes on from "

@@ -333,7 +333,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path):
         )
         end = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < end:
-            if records.is_dir() and len(list(records.glob("[!.]*.npz"))) >= at_least:
+            if records.is_dir() and len(list(records.glob("*/[!.]*.record"))) >= at_least:
                 orphans += running_children(process.pid)
                 process.send_signal(signal.SIGKILL)
                 break
