@@ -24,7 +24,7 @@ import torch
 
 from scripts.benchmarks import report
 from scripts.benchmarks.contest import FULL, QUICK, Sizes
-from scripts.benchmarks.measure import GROUPS, can_measure_memory, memory, run_contest
+from scripts.benchmarks.measure import GROUPS, can_measure_memory, machine, memory, run_contest
 from utils.config import did_you_mean, not_negative, positive
 from utils.device import choose_device, restore_process
 from utils.errors import ConfigError, run_main
@@ -95,20 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows += measure(group, sizes, device, rounds, options.even, with_memory)
     restore_process(device)
     about = {"rounds": rounds, "quick": options.quick, "even": options.even}
-    content = {**report.machine(device, kernels_name(device)), **about, "rows": rows}
+    content = {**machine(device), **about, "rows": rows}
     print(f"\n{report.table(content)}")
     if options.json:
         with atomic_path(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def kernels_name(device: torch.device) -> str:
-    """Which form of the point operations and of the projection serves tensors of ``device``."""
-    try:
-        from models.kernels.choice import kernels_name as chosen
-    except ImportError:
-        return "plain"
-    return chosen(device)
 
 
 if __name__ == "__main__":

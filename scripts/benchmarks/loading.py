@@ -33,6 +33,7 @@ class TextFiles(Dataset):
         self, folder: tempfile.TemporaryDirectory, clouds: np.ndarray, numbers: np.ndarray
     ):
         self.folder, self.numbers = folder, numbers
+        self.generator = np.random.default_rng(0)
         self.paths = [Path(folder.name) / f"{row:06d}.txt" for row in range(len(clouds))]
         for path, cloud in zip(self.paths, clouds, strict=True):
             np.savetxt(path, cloud, fmt=f"%.{DIGITS}f", delimiter=",")
@@ -47,8 +48,8 @@ class TextFiles(Dataset):
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         points = self.read(row)
         low, high = AUGMENTATION.scale
-        factors = np.random.uniform(low, high, 3)
-        shifts = np.random.uniform(-AUGMENTATION.shift, AUGMENTATION.shift, 3)
+        factors = self.generator.uniform(low, high, 3)
+        shifts = self.generator.uniform(-AUGMENTATION.shift, AUGMENTATION.shift, 3)
         return (points * factors + shifts).astype(np.float32), int(self.numbers[row])
 
 

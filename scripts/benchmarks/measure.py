@@ -9,7 +9,9 @@ memory that it freed. A published form has to ask the system again each time.
 from __future__ import annotations
 
 import ctypes
+import datetime
 import multiprocessing
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -21,7 +23,8 @@ import torch
 
 from scripts.benchmarks import loading, points, projection, students
 from scripts.benchmarks.contest import TINY, Contest, Form, Sizes
-from utils.device import prepare_process, restore_process
+from utils.device import describe, prepare_process, restore_process
+from utils.run import source_commit
 
 GROUPS: dict[str, Callable[[Sizes, torch.device], dict[str, Callable[[], Contest]]]] = {
     "projection": projection.contests,
@@ -140,3 +143,25 @@ def _status(field: str) -> int:
 def can_measure_memory(device: torch.device) -> bool:
     """On a CPU, where Linux tells the peak of a process and lets it begin anew."""
     return device.type == "cuda" or (STATUS.is_file() and CLEAR.exists())
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the table says about where it was made."""
+    words = f"{platform.machine()}, {os.cpu_count()} cores"
+    return {
+        "machine": words,
+        "device": describe(device),
+        "torch": torch.__version__.split("+")[0],
+        "kernels": kernels_name(device),
+        "date": datetime.date.today().isoformat(),
+        "commit": source_commit(),
+    }
+
+
+def kernels_name(device: torch.device) -> str:
+    """Which form of the point operations and of the projection serves tensors of ``device``."""
+    try:
+        from models.kernels.choice import kernels_name as chosen
+    except ImportError:
+        return "plain"
+    return chosen(device)

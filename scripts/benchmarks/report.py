@@ -1,25 +1,17 @@
 """What a benchmark's JSON holds, as a table.
 
-``{"machine": words, "torch": version, "kernels": name, "date": day, "commit": hash, "device": words,
-"threads": n, "rounds": n, "quick": bool, "even": bool, "rows": [...]}``, a row being ``{"group",
-"name", "size", "shapes", "bytes_moved", "forms": {form: {"milliseconds", "first_milliseconds",
-"memory_mib" or null}}}``.
+``{"machine", "device", "torch", "kernels", "date", "commit": words; "rounds": n; "quick", "even":
+bool; "rows": [...]}``, a row being ``{"group", "name", "size", "shapes", "bytes_moved", "forms":
+{form: {"milliseconds", "first_milliseconds", "memory_mib" or null}}}``.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from utils.device import describe
 from utils.errors import DataError
-from utils.run import source_commit
 
 Row = dict[str, Any]
 TITLES = (
@@ -36,20 +28,6 @@ TITLES = (
 )
 
 
-def machine(device: torch.device, kernels: str) -> dict[str, Any]:
-    """What the table says about where it was made."""
-    words = f"{platform.machine()}, {os.cpu_count()} cores"
-    return {
-        "machine": words,
-        "device": describe(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__.split("+")[0],
-        "kernels": kernels,
-        "date": datetime.date.today().isoformat(),
-        "commit": source_commit(),
-    }
-
-
 def ratio(row: Row) -> float | None:
     """How many times faster ours is; None without a published form."""
     forms = row["forms"]
@@ -61,9 +39,9 @@ def ratio(row: Row) -> float | None:
 def floor_share(row: Row) -> float | None:
     """The time of copying the bytes that must move, as a share of ours; None without a copy."""
     forms = row["forms"]
-    return (
-        forms["copy"]["milliseconds"] / forms["ours"]["milliseconds"] if "copy" in forms else None
-    )
+    if "copy" not in forms:
+        return None
+    return forms["copy"]["milliseconds"] / forms["ours"]["milliseconds"]
 
 
 def table(content: dict[str, Any]) -> str:
@@ -129,7 +107,7 @@ def read(path: str | Path) -> dict[str, Any]:
         table(content)
     except OSError as error:
         raise DataError(
-            f"no benchmark {path}: make it with python -m scripts.bench --json"
+            f"no benchmark {path}: make it with python -m scripts.bench --json {path}"
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
