@@ -8,7 +8,9 @@
 The published forms are those of ``scripts/reference``, written plainly by us. Every contest first
 checks that both forms give the same, then times them in turns; what the first call loads and
 compiles stands in a column of its own. Memory is what a pass needs at its peak beside its inputs
-and weights. The copy floor is a copy of the bytes that the projection has to move, timed in the
+and weights. Both forms run under the process settings of our programs: on a CPU freed memory stays
+in the process, which helps the published forms as well; ``--bare`` leaves PyTorch and glibc as they
+are. The copy floor is a copy of the bytes that the projection has to move, timed in the
 same turns. ``python -m scripts.make_tables --readme README.md`` fills the README's table from the
 JSON.
 """
@@ -26,7 +28,7 @@ from scripts.benchmarks import report
 from scripts.benchmarks.contest import FULL, QUICK, Sizes
 from scripts.benchmarks.measure import GROUPS, can_measure_memory, machine, memory, run_contest
 from utils.config import did_you_mean, not_negative, positive
-from utils.device import choose_device, restore_process
+from utils.device import choose_device, prepare_process
 from utils.errors import ConfigError, run_main
 from utils.files import atomic_path
 
@@ -42,9 +44,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
     parser.add_argument(
-        "--even",
+        "--bare",
         action="store_true",
-        help="run the published forms under this project's process settings too",
+        help="without this project's process settings, for which see prepare_process",
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
@@ -62,14 +64,14 @@ def check_groups(names: list[str]) -> None:
 
 
 def measure(
-    group: str, sizes: Sizes, device: torch.device, rounds: int, even: bool, with_memory: bool
+    group: str, sizes: Sizes, device: torch.device, rounds: int, with_memory: bool
 ) -> list[report.Row]:
     """The rows of a group, one contest after the other."""
     rows = []
     for name, build in GROUPS[group](sizes, device).items():
         print(f"{name} ...", flush=True)
         contest = build()
-        forms: dict[str, dict[str, Any]] = run_contest(contest, rounds, device, even)
+        forms: dict[str, dict[str, Any]] = run_contest(contest, rounds, device)
         for form, figures in forms.items():
             needed = with_memory and form != "copy"
             figures["memory_mib"] = memory(group, name, form, sizes, device) if needed else None
@@ -85,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if not options.bare:
+        prepare_process(device)
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     rows = []
     for group in options.only:
@@ -92,9 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
             not options.quick or group in MEASURED_WHEN_QUICK
         )
         sizes = QUICK if options.quick else FULL
-        rows += measure(group, sizes, device, rounds, options.even, with_memory)
-    restore_process(device)
-    about = {"rounds": rounds, "quick": options.quick, "even": options.even}
+        rows += measure(group, sizes, device, rounds, with_memory)
+    about = {"rounds": rounds, "quick": options.quick, "bare": options.bare}
     content = {**machine(device), **about, "rows": rows}
     print(f"\n{report.table(content)}")
     if options.json:

@@ -5,6 +5,7 @@
 #   bash scripts/prepare_modelnet40.sh ARCHIVE && bash scripts/gpu.sh
 #   STEPS="bench profile"   only these of: tests bench profile ssg all
 #   EPOCHS=250              of the students
+#   DRY=1                   print the commands only
 #   TINY=1                  rehearsal, a few minutes on a CPU: small sizes, the embedded shapes, one
 #                           epoch; everything goes to expt/tiny
 # Minutes of every run stand in the table that is printed at the end and in expt/results.csv.
@@ -14,20 +15,26 @@ PYTHON=${PYTHON:-python}
 STEPS=${STEPS:-tests bench profile ssg all}
 TESTS=$(ls tests/test_pointops.py tests/test_projection.py tests/test_*kernels*.py 2>/dev/null || true)
 if [ -n "${TINY:-}" ]; then
-    OUT=expt/tiny DEVICE=cpu EPOCHS=${EPOCHS:-1} OTHERS=pointnet
+    FOLDER=expt/tiny DEVICE=cpu EPOCHS=${EPOCHS:-1} OTHERS=pointnet
     BENCH="--quick --rounds 1 --only projection,points,loading"
     PROFILE="--batch 2 --points 512 --warm-up 1 --steps 1"
-    export DATA=TinyShapes TEACHER=TinyShapes_teacher RESULTS=$OUT/results.csv LOGS=$OUT/logs
+    export DATA=TinyShapes TEACHER=TinyShapes_teacher RESULTS=$FOLDER/results.csv LOGS=$FOLDER/logs
     export TEACHER_WEIGHTS=none
     export TEACHER_WORDS="teacher.backbone=squeezenet1_0 data.workers=0 data.views=2
         train.epochs=1 train.batch_size=8 run.device=cpu run.restart=true"
     export STUDENT_WORDS="train.batch_size=8 run.device=cpu run.restart=true"
-    mkdir -p $OUT
-    rm -f $RESULTS
+    if [ -z "${DRY:-}" ]; then
+        mkdir -p $FOLDER
+        rm -f $RESULTS
+    fi
 else
-    OUT=expt DEVICE=cuda EPOCHS=${EPOCHS:-250} OTHERS="pointnet dgcnn curvenet"
+    FOLDER=expt DEVICE=cuda EPOCHS=${EPOCHS:-250} OTHERS="pointnet dgcnn curvenet"
     BENCH="" PROFILE=""
 fi
+
+run() {
+    if [ -n "${DRY:-}" ]; then echo "$@"; else "$@"; fi
+}
 
 table() { # encoders
     CHOOSE="" SEEDS=0 JOBS=1 ENCODERS=$1 EPOCHS=$EPOCHS PYTHON=$PYTHON \
@@ -37,15 +44,15 @@ table() { # encoders
 for step in $STEPS; do
     echo "== $step"
     case $step in
-        tests) $PYTHON -m pytest -q $TESTS ;;
-        bench) $PYTHON -m scripts.bench --device $DEVICE $BENCH --json $OUT/bench_$DEVICE.json ;;
+        tests) run $PYTHON -m pytest -q $TESTS ;;
+        bench) run $PYTHON -m scripts.bench --device $DEVICE $BENCH --json $FOLDER/bench_$DEVICE.json ;;
         profile)
-            $PYTHON -m scripts.profile_step --device $DEVICE $PROFILE \
-                --output $OUT/profile_$DEVICE.txt
+            run $PYTHON -m scripts.profile_step --device $DEVICE $PROFILE \
+                --output $FOLDER/profile_$DEVICE.txt
             ;;
         ssg)
             if [ -n "${TINY:-}" ]; then
-                $PYTHON -m data.prepare --shapes --name $DATA --shapes-train 1 --shapes-test 1 \
+                run $PYTHON -m data.prepare --shapes --name $DATA --shapes-train 1 --shapes-test 1 \
                     --points 1024 --image-size 32
             fi
             time table pointnet2_ssg

@@ -12,11 +12,9 @@ import torch
 
 from utils.errors import ConfigError
 
-# Parameters of glibc's mallopt (malloc.h), and where its own adaptation of two of them ends.
+# Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
-_LARGEST_MMAP_THRESHOLD = 2**25
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -60,30 +58,13 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def restore_process(device: torch.device) -> None:
-    """Undo :func:`prepare_process`, for a comparison with programs that do not call it.
-
-    glibc then returns what was freed, at the thresholds that a program with large blocks has
-    reached by glibc's own adaptation.
-    """
-    if device.type != "cpu":
-        torch.set_float32_matmul_precision("highest")
-        return
-    torch.use_deterministic_algorithms(False)
-    _mallopt(_M_MMAP_MAX, 2**16)
-    _mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-    _mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
-
-
 def keep_freed_memory() -> None:
     """Tell glibc to serve large blocks from the heap and never to trim it; elsewhere, nothing."""
-    _mallopt(_M_MMAP_MAX, 0)
-    _mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def _mallopt(parameter: int, value: int) -> None:
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL("libc.so.6").mallopt(parameter, value)
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def local_cores() -> int:

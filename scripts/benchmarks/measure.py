@@ -1,9 +1,6 @@
-"""How a contest is timed and its memory measured.
+"""How a contest is timed, its memory measured, and what is said about the place.
 
-A published form runs under the process settings of PyTorch and glibc, ours under those that our
-programs make (:func:`utils.device.prepare_process`), unless both are asked to run under ours. A
-timed pass of ours follows an untimed one, as steps of a training follow each other: it finds the
-memory that it freed. A published form has to ask the system again each time.
+All forms run in turns in one process, under the settings that it has.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import torch
 
 from scripts.benchmarks import loading, points, projection, students
 from scripts.benchmarks.contest import TINY, Contest, Form, Sizes
-from utils.device import describe, prepare_process, restore_process
+from utils.device import describe
 from utils.run import source_commit
 
 GROUPS: dict[str, Callable[[Sizes, torch.device], dict[str, Callable[[], Contest]]]] = {
@@ -35,14 +32,6 @@ GROUPS: dict[str, Callable[[Sizes, torch.device], dict[str, Callable[[], Contest
 SHORTEST = 0.02  # seconds: shorter passes are timed several at a time
 FRESH = ["scripts.benchmarks.measure"]  # what a fresh process has imported
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def enter(form: str, device: torch.device, even: bool) -> None:
-    """The process settings of a form; with ``even`` always ours."""
-    if form == "published" and not even:
-        restore_process(device)
-    else:
-        prepare_process(device)
 
 
 def seconds(form: Form, device: torch.device, passes: int = 1) -> float:
@@ -60,9 +49,7 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def run_contest(
-    contest: Contest, rounds: int, device: torch.device, even: bool = False
-) -> dict[str, dict[str, float]]:
+def run_contest(contest: Contest, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
     """First call of every form, the check, then ``rounds`` rounds in turns.
 
     Returns:
@@ -74,16 +61,12 @@ def run_contest(
     """
     first, passes = {}, {}
     for name, form in contest.forms.items():
-        enter(name, device, even)
         first[name] = seconds(form, device)
         passes[name] = max(1, round(SHORTEST / max(seconds(form, device), 1e-6)))
     contest.check()
     times: dict[str, list[float]] = {name: [] for name in contest.forms}
     for _ in range(rounds):
         for name, form in contest.forms.items():
-            enter(name, device, even)
-            if name == "ours":
-                form()  # takes back the memory that a published form has returned to the system
             times[name].append(seconds(form, device, passes[name]))
     return {
         name: {"milliseconds": 1e3 * median(times[name]), "first_milliseconds": 1e3 * first[name]}

@@ -1,6 +1,6 @@
 """What a benchmark's JSON holds, as a table.
 
-``{"machine", "device", "torch", "kernels", "date", "commit": words; "rounds": n; "quick", "even":
+``{"machine", "device", "torch", "kernels", "date", "commit": words; "rounds": n; "quick", "bare":
 bool; "rows": [...]}``, a row being ``{"group", "name", "size", "shapes", "bytes_moved", "forms":
 {form: {"milliseconds", "first_milliseconds", "memory_mib" or null}}}``.
 """
@@ -57,8 +57,8 @@ def conditions(content: dict[str, Any]) -> str:
         f"kernels: {content['kernels']}, {content['date']}, commit {content['commit']}.",
         f"Medians of {content['rounds']} rounds in turns.",
     ]
-    if content["even"]:
-        parts.append("Both forms under this project's process settings.")
+    if content["bare"]:
+        parts.append("Without this project's process settings (`--bare`).")
     if content["quick"]:
         parts.append("Small sizes (`--quick`): ratios grow with the size.")
     copies = [row for row in content["rows"] if "copy" in row["forms"]]
