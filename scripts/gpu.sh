@@ -7,7 +7,7 @@
 #   EPOCHS=250              of the students
 #   DRY=1                   print the commands only
 #   TINY=1                  rehearsal, a few minutes on a CPU: small sizes, the embedded shapes, one
-#                           epoch; everything goes to expt/tiny
+#                           epoch; what is measured goes to FOLDER, expt/tiny
 # Minutes of every run stand in the table that is printed at the end and in expt/results.csv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ PYTHON=${PYTHON:-python}
 STEPS=${STEPS:-tests bench profile ssg all}
 TESTS=$(ls tests/test_pointops.py tests/test_projection.py tests/test_*kernels*.py 2>/dev/null || true)
 if [ -n "${TINY:-}" ]; then
-    FOLDER=expt/tiny DEVICE=cpu EPOCHS=${EPOCHS:-1} OTHERS=pointnet
+    FOLDER=${FOLDER:-expt/tiny} DEVICE=cpu EPOCHS=${EPOCHS:-1} OTHERS=pointnet
     BENCH="--quick --rounds 1 --only projection,points,loading"
     PROFILE="--batch 2 --points 512 --warm-up 1 --steps 1"
     export DATA=TinyShapes TEACHER=TinyShapes_teacher RESULTS=$FOLDER/results.csv LOGS=$FOLDER/logs

@@ -134,7 +134,7 @@ def test_every_line_of_the_other_tables_is_parsed(tmp_path, script, environment)
 
 @pytest.mark.parametrize("tiny", [{}, {"TINY": "1"}], ids=["GPU", "rehearsal"])
 def test_every_line_of_what_a_gpu_should_measure_is_parsed(tmp_path, tiny):
-    environment = {"DRY": "1", "PYTHON": "python", "RESULTS": str(tmp_path / "results.csv"), **tiny}
+    environment = {"DRY": "1", "PYTHON": "python", "FOLDER": str(tmp_path), **tiny}
     done = parse_script("gpu.sh", tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     commands = [part for line in done.stdout.splitlines() for part in line.split(" && ")]
