@@ -2,12 +2,14 @@
 
     python -m scripts.make_tables                                    print all tables
     python -m scripts.make_tables --data PSB26 --kind probe          one of them
+    python -m scripts.make_tables --data bench_cpu --kind speed      expt/bench_cpu.json
     python -m scripts.make_tables --readme README.md                 fill the tables there
 
 In the README a table stands between ``<!-- table NAME KIND -->`` and ``<!-- end of table -->``; the
 kind ``classification`` may be left out. The other kinds are ``segmentation``, ``probe`` and
 ``ablation``: what runs with ``_ablation_`` in their names show, beside the baseline and the whole
 method in the same setting. Published figures stand in a column of their own, from published.yaml.
+A table of kind ``speed`` comes from NAME.json of ``scripts.bench``, beside the CSV.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from statistics import mean, stdev
 
 import yaml
 
+from scripts.benchmarks import report
 from utils import results
 from utils.errors import ConfigError, DataError, run_main
 from utils.files import atomic_path
@@ -29,6 +32,7 @@ from utils.results import Result
 PUBLISHED = Path(__file__).parent / "published.yaml"
 ORDER = ["teacher", "student"]
 ABLATION = "_ablation_"
+SPEED = "speed"  # the kind of table that comes from a benchmark, not from the CSV
 
 
 def spread(values: list[float | None]) -> str:
@@ -121,7 +125,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="expt/results.csv")
     parser.add_argument("--data", help="only this data set")
     parser.add_argument(
-        "--kind", choices=list(KINDS), help="only this kind; default: all there are"
+        "--kind", choices=[*KINDS, SPEED], help="only this kind; default: all of the CSV"
     )
     parser.add_argument("--split", default="test", choices=["test", "val", "train"])
     parser.add_argument("--readme", type=Path, help="file whose tables are rewritten in place")
@@ -130,9 +134,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    benchmarks = Path(options.results).parent
+    if options.kind == SPEED and not options.readme:
+        if not options.data:
+            raise ConfigError("--kind speed needs --data NAME, the file NAME.json of a benchmark")
+        print(report.table(report.read(benchmarks / f"{options.data}.json")))
+        return
     rows = latest([row for row in results.read(options.results) if row.split == options.split])
     if options.readme:
-        rewrite(options.readme, rows)
+        rewrite(options.readme, rows, benchmarks)
         return
     if not rows:
         raise DataError(f"{options.results} has no row for the {options.split} split")
@@ -204,11 +214,12 @@ def table(rows: list[Result], data: str, kind: str = "classification") -> str:
     return head + "|" + "---|" * len(titles) + "\n" + "".join(body)
 
 
-def rewrite(readme: Path, rows: list[Result]) -> None:
-    """Replace every table between markers in ``readme``.
+def rewrite(readme: Path, rows: list[Result], benchmarks: Path) -> None:
+    """Replace every table between markers in ``readme``; ``benchmarks`` is the folder of those.
 
     Raises:
-        DataError: the file is missing or has no marker. ConfigError: an unknown kind.
+        DataError: the file is missing or has no marker, or a benchmark cannot be read.
+        ConfigError: an unknown kind.
     """
     if not readme.is_file():
         raise DataError(f"no file {readme}")
@@ -221,8 +232,13 @@ def rewrite(readme: Path, rows: list[Result]) -> None:
 
     def fill(found: re.Match) -> str:
         kind = found[3] or "classification"
+        if kind == SPEED:
+            path = benchmarks / f"{found[2]}.json"
+            measured = report.table(report.read(path)) if path.is_file() else "Not measured yet.\n"
+            return found[1] + measured + found[4]
         if kind not in KINDS:
-            raise ConfigError(f"{readme}: a table of kind {kind!r}, expected one of {list(KINDS)}")
+            known = [*KINDS, SPEED]
+            raise ConfigError(f"{readme}: a table of kind {kind!r}, expected one of {known}")
         if not select(rows, found[2], kind):
             print(f"no rows of {found[2]} ({kind}) yet")
             return f"{found[1]}No runs yet.\n{found[4]}"

@@ -7,6 +7,7 @@
 #                          configuration, for all
 #   EPOCHS                 of all students; other numbers than usual make rows of their own
 #   JOBS                   runs side by side, one CPU thread each; 1 on a GPU
+#   STUDENT_WORDS          overrides for all students, a.b=c, with spaces between them
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
 #   LOGS=FOLDER            where the output of the runs goes, expt/logs
@@ -52,7 +53,7 @@ train_line() { # name config overrides
     local name=$1 config=$2
     shift 2
     printf '%s\t%s' "$name" "$PYTHON train_student.py $CONFIGS/$config.yaml run.name=$name"
-    printf ' %s' ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@"
+    printf ' %s' ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@" ${STUDENT_WORDS:-}
 }
 
 # Trained, then tested on the split.

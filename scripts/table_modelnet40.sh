@@ -9,20 +9,22 @@
 #                          bfloat16, taught by SqueezeNet on small views (3 epochs); the table shows
 #                          points and epochs. About 25 minutes for the teacher on one CPU thread,
 #                          10 for a student
+#   DATA, TEACHER          another set; another name of the teacher's run
+#   TEACHER_WORDS          overrides for the teacher's configuration, a.b=c
 # scripts/table_functions.sh lists what else can be chosen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA=ModelNet40
+DATA=${DATA:-ModelNet40}
 if [ -n "${REDUCED:-}" ]; then
     CONFIGS=scripts/configs/modelnet40/reduced SUFFIX=_reduced
     ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-}
-    TEACHER=ModelNet40_squeezenet1_0_s0
+    TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
     LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
     if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=${TEACHER_WEIGHTS:-$LOCAL_WEIGHTS}; fi
 else
     CONFIGS=scripts/configs/modelnet40
     ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
-    TEACHER=ModelNet40_mobilenet_v2_s0
+    TEACHER=${TEACHER:-${DATA}_mobilenet_v2_s0}
     JOBS=${JOBS:-1}
 fi
 EPOCHS_USUAL=""
@@ -30,8 +32,8 @@ source scripts/table_functions.sh
 BANK=expt/teacher/$TEACHER.h5
 
 if ! has_row $TEACHER test || [ ! -f ckpt/teacher/$TEACHER.pth ]; then
-    run $PYTHON train_teacher.py $CONFIGS/teacher.yaml run.name=$TEACHER \
-        teacher.weights="${TEACHER_WEIGHTS:-imagenet}"
+    run $PYTHON train_teacher.py $CONFIGS/teacher.yaml run.name=$TEACHER data.name=$DATA \
+        teacher.weights="${TEACHER_WEIGHTS:-imagenet}" ${TEACHER_WORDS:-}
     run $PYTHON test.py ckpt/teacher/$TEACHER.pth --results "$RESULTS"
 fi
 run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK
@@ -39,4 +41,4 @@ run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK
 choose_weights
 compare_jobs | run_jobs
 
-run $PYTHON -m scripts.make_tables --results "$RESULTS" --data ModelNet40
+run $PYTHON -m scripts.make_tables --results "$RESULTS" --data $DATA

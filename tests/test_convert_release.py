@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from published import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
 from torch import nn
 
 import test
@@ -19,6 +18,7 @@ from models.release.convert import convert as convert_state
 from models.release.networks import RELEASES
 from models.release.tables import expand, read_table
 from scripts import convert_release
+from scripts.reference import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
 from utils.checkpoint import load_model, read_model
 from utils.errors import DataError
 

@@ -1,12 +1,10 @@
 """VAFP: values and gradients against naive twins, and what must not change them."""
 
-import json
-
 import pytest
 import torch
 
 from models.projection import ViewProjection, alignment_loss, visible_max_pool
-from scripts import bench
+from scripts.reference.operations import project
 
 
 def naive_max_pool(features, visibility):
@@ -22,12 +20,6 @@ def naive_max_pool(features, visibility):
             first = (rows == rows.max(dim=0).values).to(torch.uint8).argmax(dim=0)
             pooled.append(rows.gather(0, first[None])[0])
     return torch.stack(pooled).view(batch, visibility.shape[2], -1)
-
-
-def published_max_pool(features, visibility):
-    """Repeat, multiply, max: right only for features that are not negative."""
-    repeated = features.unsqueeze(1) * visibility.transpose(1, 2).unsqueeze(3)  # (B, V, M, C)
-    return repeated.max(dim=2).values
 
 
 @pytest.mark.parametrize(
@@ -60,7 +52,7 @@ def test_negative_features_keep_their_maximum():
     features = torch.tensor([[[-3.0], [-1.0], [5.0]]])
     visibility = torch.tensor([[[True], [True], [False]]])
     assert visible_max_pool(features, visibility).item() == -1.0
-    assert published_max_pool(features, visibility).item() == 0.0  # what the product would give
+    assert project(features, visibility).item() == 0.0  # what the product would give
 
 
 def test_gradient_passes_gradcheck():
@@ -74,9 +66,7 @@ def test_equals_the_published_form_for_relu_features():
     torch.manual_seed(1)
     features = torch.randn(3, 50, 16).relu()
     visibility = torch.rand(3, 50, 5) < 0.3
-    assert torch.equal(
-        visible_max_pool(features, visibility), published_max_pool(features, visibility)
-    )
+    assert torch.equal(visible_max_pool(features, visibility), project(features, visibility))
 
 
 def test_all_visible_is_the_global_maximum_and_none_visible_is_zero():
@@ -142,18 +132,6 @@ def test_the_distances_by_hand(distance, expected):
     taught = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     seen = torch.tensor([[True, False]])
     assert alignment_loss(student, taught, seen, distance).item() == pytest.approx(expected)
-
-
-def test_the_benchmark_compares_both_forms(tmp_path, capsys):
-    words = ["--batch", "2", "--points", "32", "--channels", "16", "--views", "3", "--rounds", "1"]
-    bench.main([*words, "--device", "cpu", "--json", str(tmp_path / "figures.json")])
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["ratio"] > 0
-    assert figures["published"]["milliseconds"] > 0
-    assert "times faster" in capsys.readouterr().out
-    features, visibility, _ = bench.inputs(bench.parse(words), torch.device("cpu"))
-    ours, published = (bench.FORMS[form](features, visibility) for form in ("ours", "published"))
-    assert torch.equal(ours, published)
 
 
 def test_no_gradient_reaches_the_teacher_and_codes_are_not_negative():

@@ -4,13 +4,15 @@ Conventions: images are only scaled to [0, 1]; doubling is bilinear with aligned
 comes before the doubled one in a concatenation; an attention's result is w x + x.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from published.pointmcd_students import Conv, Dense, per_point
+from scripts.reference.pointmcd_students import Conv, Dense, per_point
 
 
 class TeacherCls(nn.Module):

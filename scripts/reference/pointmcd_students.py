@@ -3,14 +3,17 @@
 Conventions: a 1x1 convolution has no bias where a normalisation follows, except in PointNet's
 encoder; PointNet multiplies row vectors by its transforms, to which the identity is added when they
 are used; an edge is [x_i, x_j - x_i] and a point is one of its own neighbours; a view's feature is
-the maximum over all points of embedding times visibility.
+the maximum over all points of embedding times visibility. Points are (B, N, 3), visibility
+(B, N, V) of 0 and 1; logits are (B, K) or, of parts, (B, N, K), view codes (B, V, 512).
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from published.points import nearest, rows
+from scripts.reference.operations import nearest, project, rows
 
 SLOPE = 0.2
 
@@ -63,10 +66,10 @@ class Transform(nn.Module):
         channels = x.shape[1]
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.bn3(self.conv3(x))).amax(dim=2)
+        x = F.relu(self.bn3(self.conv3(x))).max(dim=2).values
         x = F.relu(self.bn4(self.fc1(x)))
         x = F.relu(self.bn5(self.fc2(x)))
-        return self.fc3(x).view(-1, channels, channels) + torch.eye(channels)
+        return self.fc3(x).view(-1, channels, channels) + torch.eye(channels).to(x)
 
 
 class Trunk(nn.Module):
@@ -110,15 +113,14 @@ class EdgeConv(nn.Module):
     def forward(self, x):
         """(B, N, C) to (B, N, C')."""
         others = rows(x, nearest(x, x, self.k))
-        own = x.unsqueeze(2).expand_as(others)
+        own = x.unsqueeze(2).repeat(1, 1, self.k, 1)
         edges = torch.cat([own, others - own], dim=3).permute(0, 3, 1, 2)  # (B, 2 C, N, k)
-        return self.smlp(edges).amax(dim=3).mT
+        return self.smlp(edges.contiguous()).max(dim=3).values.mT
 
 
 def view_codes(alignment, embeddings, visibility):
     """The published projection: (B, N, C) and (B, N, V) of 0 and 1 to (B, V, 512)."""
-    masked = embeddings.unsqueeze(1) * visibility.mT.unsqueeze(3)  # (B, V, N, C)
-    pooled = masked.amax(dim=2)
+    pooled = project(embeddings, visibility)
     return alignment(pooled.flatten(0, 1)).view(*pooled.shape[:2], -1)
 
 
@@ -136,12 +138,14 @@ class ClsDistiller(nn.Module):
         self.mv_cdw_alignment = Dense(1024, 512)
         self.classifier = nn.Linear(512, classes, bias=False)
 
-    def forward(self, points, visibility, category=None):
+    def forward(self, points, visibility=None, category=None):
         embeddings = self.embed(points)
-        return {
-            "logits": self.classifier(self.cdw_alignment(embeddings.amax(dim=1))),
-            "view_codes": view_codes(self.mv_cdw_alignment, embeddings, visibility),
+        outputs = {
+            "logits": self.classifier(self.cdw_alignment(embeddings.max(dim=1).values)),
         }
+        if visibility is not None:
+            outputs["view_codes"] = view_codes(self.mv_cdw_alignment, embeddings, visibility)
+        return outputs
 
 
 class PointNetCls(ClsDistiller):
@@ -180,8 +184,8 @@ class PointNetSeg(nn.Module):
 
     def forward(self, points, visibility, category):
         embeddings = self.encoder(points)
-        pooled = embeddings.amax(dim=1, keepdim=True).expand_as(embeddings)
-        named = F.one_hot(category, self.categories).float().unsqueeze(1)
+        pooled = embeddings.max(dim=1, keepdim=True).values.expand_as(embeddings)
+        named = F.one_hot(category, self.categories).to(points.dtype).unsqueeze(1)
         named = named.expand(-1, points.shape[1], -1)
         x = torch.cat([embeddings, pooled, named], dim=2)
         for layer in (self.dec_mlp_1, self.dec_mlp_2, self.dec_mlp_3, self.dec_mlp_4):
@@ -209,8 +213,8 @@ class SegTrunk(nn.Module):
         two = self.econv_2(one)
         three = self.econv_3(two)
         embeddings = per_point(self.pw_embedding, torch.cat([one, two, three], dim=2))
-        named = self.class_lifting(F.one_hot(category, self.categories).float())
-        whole = torch.cat([embeddings.amax(dim=1), named], dim=1).unsqueeze(1)
+        named = self.class_lifting(F.one_hot(category, self.categories).to(points.dtype))
+        whole = torch.cat([embeddings.max(dim=1).values, named], dim=1).unsqueeze(1)
         x = torch.cat([whole.expand(-1, points.shape[1], -1), one, two, three], dim=2)
         for layer in (self.seg_conv_1, self.seg_conv_2, self.seg_conv_3, self.seg_conv_4):
             x = per_point(layer, x)  # dropout after the first two does nothing in evaluation

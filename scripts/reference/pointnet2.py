@@ -2,15 +2,17 @@
 
 Conventions: with one scale a ball's row is [offset, features], with several [features, offset]; the
 last level reads [position, features] of all its points, not centred; propagation reads [skip,
-interpolated], the interpolation weighs three neighbours by 1 / (squared distance + 1e-8). Its
-outputs are a log-softmax, which is left out: these are the logits before it.
+interpolated]. Its outputs are a log-softmax, which is left out: these are the logits before it.
+Points are (B, N, 3) float, features (B, N, C) or None, logits (B, K) or, of parts, (B, N, K).
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from published.points import ball, distances, farthest, rows
+from scripts.reference.operations import ball, farthest, interpolate, rows
 
 
 def through(convs, norms, x):
@@ -43,8 +45,8 @@ class OneScale(nn.Module):
             offset = rows(points, index) - centres.unsqueeze(2)
             grouped = None if features is None else rows(features, index)
         x = offset if grouped is None else torch.cat([offset, grouped], dim=3)
-        x = through(self.mlp_convs, self.mlp_bns, x.permute(0, 3, 1, 2))
-        return centres, x.amax(dim=3).mT  # (B, S, C)
+        x = through(self.mlp_convs, self.mlp_bns, x.permute(0, 3, 2, 1))  # (B, C, k, S)
+        return centres, x.max(dim=2).values.mT  # (B, S, C)
 
 
 class ManyScales(nn.Module):
@@ -65,8 +67,8 @@ class ManyScales(nn.Module):
             x = rows(points, index) - centres.unsqueeze(2)
             if features is not None:
                 x = torch.cat([rows(features, index), x], dim=3)
-            x = through(self.conv_blocks[place], self.bn_blocks[place], x.permute(0, 3, 1, 2))
-            pooled.append(x.amax(dim=3).mT)
+            x = through(self.conv_blocks[place], self.bn_blocks[place], x.permute(0, 3, 2, 1))
+            pooled.append(x.max(dim=2).values.mT)
         return centres, torch.cat(pooled, dim=2)
 
 
@@ -79,10 +81,7 @@ class Propagation(nn.Module):
         if features.shape[1] == 1:
             carried = features.expand(-1, points.shape[1], -1)
         else:
-            squared, index = distances(points, known).topk(3, dim=2, largest=False)
-            weight = 1 / (squared + 1e-8)
-            weight = (weight / weight.sum(dim=2, keepdim=True)).float().unsqueeze(3)
-            carried = (rows(features, index) * weight).sum(dim=2)
+            carried = interpolate(points, known, features)
         x = torch.cat([skip, carried], dim=2).mT
         return through(self.mlp_convs, self.mlp_bns, x).mT
 
@@ -105,12 +104,13 @@ class Classification(nn.Module):
         self.fc1, self.bn1 = nn.Linear(1024, 512), nn.BatchNorm1d(512)
         self.fc2, self.bn2 = nn.Linear(512, 256), nn.BatchNorm1d(256)
         self.fc3 = nn.Linear(256, classes)
+        self.drop1, self.drop2 = nn.Dropout(0.4), nn.Dropout(0.5 if several else 0.4)
 
     def forward(self, points, visibility=None, category=None):
         centres, x = self.sa2(*self.sa1(points, None))
         x = self.sa3(centres, x)[1].squeeze(1)
-        x = F.relu(self.bn1(self.fc1(x)))
-        return {"logits": self.fc3(F.relu(self.bn2(self.fc2(x))))}
+        x = self.drop1(F.relu(self.bn1(self.fc1(x))))
+        return {"logits": self.fc3(self.drop2(F.relu(self.bn2(self.fc2(x)))))}
 
 
 class PartSegmentation(nn.Module):
@@ -128,7 +128,7 @@ class PartSegmentation(nn.Module):
         self.fp2 = Propagation(first + 256, (256, 128))
         self.fp1 = Propagation(categories + 6 + 128, (128,) * (2 if several else 3))
         self.conv1, self.bn1 = nn.Conv1d(128, 128, 1), nn.BatchNorm1d(128)
-        self.conv2 = nn.Conv1d(128, parts, 1)
+        self.conv2, self.drop1 = nn.Conv1d(128, parts, 1), nn.Dropout(0.5)
         self.categories = categories
 
     def forward(self, points, visibility, category):
@@ -137,7 +137,7 @@ class PartSegmentation(nn.Module):
         whole = self.sa3(second, at_second)[1]
         at_second = self.fp3(second, None, at_second, whole)
         at_first = self.fp2(first, second, at_first, at_second)
-        named = F.one_hot(category, self.categories).float().unsqueeze(1)
+        named = F.one_hot(category, self.categories).to(points.dtype).unsqueeze(1)
         skip = torch.cat([named.expand(-1, points.shape[1], -1), points, points], dim=2)
         x = self.fp1(points, first, skip, at_first).mT
-        return {"logits": self.conv2(F.relu(self.bn1(self.conv1(x)))).mT}
+        return {"logits": self.conv2(self.drop1(F.relu(self.bn1(self.conv1(x))))).mT}

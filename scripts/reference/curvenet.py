@@ -1,15 +1,18 @@
 """CurveNet's classification network as tiangexiang/CurveNet published it, by its keys.
 
-Conventions: 1,024 points; k = 20 neighbours and the point itself as the first of 21; the table of
+Conventions: k = 20 neighbours and the point itself as the first of 21; the table of
 the momentum's weights, softmax over (2, n), is read as if it were stored as (n, 2); a ball keeps
 the first 20 points by index; every activation but that of ``conv0`` and ``bn1`` is LeakyReLU 0.2.
+Points are (B, N, 3), N at least 256, features (B, C, N), logits (B, K).
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from published.points import ball, farthest, nearest, rows
+from scripts.reference.operations import ball, farthest, nearest, rows
 
 K, CURVES, STEPS, SLOPE = 20, 100, 5, 0.2
 # name: channels before and after, ratio of the bottleneck, curves, points, radius
@@ -54,14 +57,13 @@ class LPFA(nn.Module):
             self.mlp = nn.Sequential(grid(channels, channels))
         self.initial = initial
 
-    def forward(self, points, x=None):
-        """``points`` (B, N, 3), ``x`` (B, C, N)."""
-        index = nearest(points, points, K)
+    def forward(self, points, index, x=None):
+        """``points`` (B, N, 3), ``index`` of neighbours (B, N, k), ``x`` (B, C, N)."""
         others = rows(points, index)
         own = points.unsqueeze(2).expand_as(others)
         edges = torch.cat([own, others, others - own], dim=3).permute(0, 3, 1, 2)  # (B, 9, N, k)
         if self.initial:
-            return leaky(self.mlp(edges)).amax(dim=3)
+            return leaky(self.mlp(edges)).max(dim=3).values
         step = gathered(x, index) - x.unsqueeze(3)
         return leaky(self.mlp(leaky(step + self.xyz2feature(edges)))).mean(dim=3)
 
@@ -89,10 +91,13 @@ class Walk(nn.Module):
                 come = (current - descriptor).unsqueeze(3)
                 go = features - current.unsqueeze(3)
                 size = (come.norm(dim=1) * go.norm(dim=1)).clamp(min=1e-8)
-                logits = logits * (1 + (come * go).sum(dim=1) / size).clamp(0, 1)
-            chosen = logits.softmax(dim=2).argmax(dim=2, keepdim=True)  # (B, n, 1)
+                logits = logits * (1 + (come * go).sum(dim=1) / size).clamp(0, 1).detach()
+            soft = logits.softmax(dim=2)
+            chosen = soft.argmax(dim=2, keepdim=True)  # (B, n, 1)
+            hard = torch.zeros_like(soft).scatter(2, chosen, 1.0)
+            taken = hard - soft.detach() + soft  # its value is hard, its gradient that of soft
+            current = (features * taken.unsqueeze(1)).sum(dim=3)
             here = candidates.gather(2, chosen).squeeze(2)
-            current = gathered(x, here.unsqueeze(2)).squeeze(3)
             visited.append(current)
         return torch.stack(visited, dim=3)
 
@@ -144,15 +149,15 @@ class CIC(nn.Module):
         self.count, self.radius = count, radius
 
     def forward(self, points, x):
-        if points.shape[1] != self.count:
+        if points.shape[1] > self.count:
             centres = rows(points, farthest(points, self.count))
-            x = gathered(x, ball(points, centres, self.radius, K)).amax(dim=3)
+            x = gathered(x, ball(points, centres, self.radius, K)).max(dim=3).values
             points = centres
         inner = leaky(self.conv1(x))
+        index = nearest(points, points, K + 1)  # the point itself first
         if hasattr(self, "curvegrouping"):
-            ahead = nearest(points, points, K + 1)[..., 1:]
-            inner = self.curveaggregation(inner, self.curvegrouping(inner, ahead))
-        inner = self.conv2(self.lpfa(points, inner))
+            inner = self.curveaggregation(inner, self.curvegrouping(inner, index[..., 1:]))
+        inner = self.conv2(self.lpfa(points, index[..., :K], inner))
         short = self.shortcut(x) if hasattr(self, "shortcut") else x
         return points, leaky(inner + short)
 
@@ -165,12 +170,12 @@ class CurveNet(nn.Module):
             setattr(self, name, CIC(*sizes))
         self.conv0 = line(512, 1024)
         self.conv1, self.bn1 = nn.Linear(2048, 512, bias=False), nn.BatchNorm1d(512)
-        self.conv2 = nn.Linear(512, classes)
+        self.conv2, self.dp1 = nn.Linear(512, classes), nn.Dropout(0.5)
 
     def forward(self, points, visibility=None, category=None):
-        x = self.lpfa(points)
+        x = self.lpfa(points, nearest(points, points, K))
         for name in BLOCKS:
             points, x = getattr(self, name)(points, x)
         x = F.relu(self.conv0(x))
-        x = torch.cat([x.amax(dim=2), x.mean(dim=2)], dim=1)
-        return {"logits": self.conv2(F.relu(self.bn1(self.conv1(x))))}
+        x = torch.cat([x.max(dim=2).values, x.mean(dim=2)], dim=1)
+        return {"logits": self.conv2(self.dp1(F.relu(self.bn1(self.conv1(x)))))}

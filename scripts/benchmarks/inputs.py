@@ -1,0 +1,34 @@
+"""Clouds like those of training: surfaces of the embedded shapes, in farthest-point order."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.sampling import farthest_point_order, sample_surface
+from data.shapes import CLASSES, make_shape, shape_rng
+
+DENSITY = 2  # surface points drawn for each that is kept
+
+
+@cache
+def _cloud(number: int, count: int) -> np.ndarray:
+    name = CLASSES[number % len(CLASSES)]
+    generator = shape_rng(0, name, number)
+    shape = make_shape(name, generator)
+    points, _ = sample_surface(shape.vertices, shape.faces, DENSITY * count, generator)
+    return points[farthest_point_order(points, count)]
+
+
+def clouds(batch: int, count: int, device: torch.device) -> Tensor:
+    """(batch, count, 3) float32 in the unit sphere, class after class."""
+    stack = np.stack([_cloud(number, count) for number in range(batch)])
+    return torch.from_numpy(stack).to(device)
+
+
+def labels(batch: int, device: torch.device) -> Tensor:
+    """(batch,) int64, the classes of :func:`clouds`."""
+    return torch.arange(batch, device=device) % len(CLASSES)

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# All that a machine with one GPU should measure, in this order: the tests of what runs on it, the
+# benchmark and the profile of a training step (expt/bench_cuda.json, expt/profile_cuda.txt), the time
+# of PointNet++ SSG with distillation on ModelNet40, then all four students without and with it.
+#   bash scripts/prepare_modelnet40.sh ARCHIVE && bash scripts/gpu.sh
+#   STEPS="bench profile"   only these of: tests bench profile ssg all
+#   EPOCHS=250              of the students
+#   DRY=1                   print the commands only
+#   TINY=1                  rehearsal, a few minutes on a CPU: small sizes, the embedded shapes, one
+#                           epoch; what is measured goes to FOLDER, expt/tiny
+# Minutes of every run stand in the table that is printed at the end and in expt/results.csv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python}
+STEPS=${STEPS:-tests bench profile ssg all}
+TESTS=$(ls tests/test_pointops.py tests/test_projection.py tests/test_*kernels*.py 2>/dev/null || true)
+if [ -n "${TINY:-}" ]; then
+    FOLDER=${FOLDER:-expt/tiny} DEVICE=cpu EPOCHS=${EPOCHS:-1} OTHERS=pointnet
+    BENCH="--quick --rounds 1 --only projection,points,loading"
+    PROFILE="--batch 2 --points 512 --warm-up 1 --steps 1"
+    export DATA=TinyShapes TEACHER=TinyShapes_teacher RESULTS=$FOLDER/results.csv LOGS=$FOLDER/logs
+    export TEACHER_WEIGHTS=none
+    export TEACHER_WORDS="teacher.backbone=squeezenet1_0 data.workers=0 data.views=2
+        train.epochs=1 train.batch_size=8 run.device=cpu run.restart=true"
+    export STUDENT_WORDS="train.batch_size=8 run.device=cpu run.restart=true"
+    if [ -z "${DRY:-}" ]; then
+        mkdir -p $FOLDER
+        rm -f $RESULTS
+    fi
+else
+    FOLDER=expt DEVICE=cuda EPOCHS=${EPOCHS:-250} OTHERS="pointnet dgcnn curvenet"
+    BENCH="" PROFILE=""
+fi
+
+run() {
+    if [ -n "${DRY:-}" ]; then echo "$@"; else "$@"; fi
+}
+
+table() { # encoders
+    CHOOSE="" SEEDS=0 JOBS=1 ENCODERS=$1 EPOCHS=$EPOCHS PYTHON=$PYTHON \
+        bash scripts/table_modelnet40.sh
+}
+
+for step in $STEPS; do
+    echo "== $step"
+    case $step in
+        tests) run $PYTHON -m pytest -q $TESTS ;;
+        bench) run $PYTHON -m scripts.bench --device $DEVICE $BENCH --json $FOLDER/bench_$DEVICE.json ;;
+        profile)
+            run $PYTHON -m scripts.profile_step --device $DEVICE $PROFILE \
+                --output $FOLDER/profile_$DEVICE.txt
+            ;;
+        ssg)
+            if [ -n "${TINY:-}" ]; then
+                run $PYTHON -m data.prepare --shapes --name $DATA --shapes-train 1 --shapes-test 1 \
+                    --points 1024 --image-size 32
+            fi
+            time table pointnet2_ssg
+            ;;
+        all) time table "pointnet2_ssg $OTHERS" ;;
+        *) echo "unknown step $step, expected some of: tests bench profile ssg all" >&2; exit 2 ;;
+    esac
+done

@@ -1,0 +1,162 @@
+"""What a training step spends its time on: the share of each kind of work, student by student.
+
+    python -m scripts.profile_step                              expt/profile_<device>.txt
+    python -m scripts.profile_step --encoders dgcnn --amp bf16 --batch 4 --steps 1
+
+Steps with distillation by each student's own recipe, after a warm-up, under PyTorch's profiler: CPU
+time, or the time of the CUDA kernels that each operator launched. An operator belongs to the
+outermost one around it whose name says what it is for, so what a product calls counts as a product.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from scripts.benchmarks.measure import machine
+from scripts.benchmarks.training import Training, make_training
+from utils.config import not_negative, positive
+from utils.device import choose_device, prepare_process
+from utils.errors import ConfigError, run_main
+from utils.files import atomic_path
+
+ENCODERS = ("pointnet", "pointnet2_ssg", "dgcnn", "curvenet")
+DATA = "a batch of data"  # the mark around drawing one
+# Kinds of work and beginnings of the names of their operators; the first kind that fits counts.
+# A backward pass has the same operators, and those called <Name>Backward around them.
+KINDS = {
+    "data": (DATA,),
+    "optimiser": ("Optimizer.",),
+    "projection": ("point_kernels::visible_max", "GeneratedBackwardFor_point_kernels_visible_max"),
+    "point operations": (
+        "point_kernels::",
+        *("aten::topk", "aten::sort", "aten::argmax", "aten::cdist", "aten::bitwise"),
+        "aten::nonzero",
+    ),
+    "loss": (
+        *("aten::cross_entropy", "aten::log_softmax", "aten::_log_softmax", "aten::nll_loss"),
+        *("NllLoss", "LogSoftmax", "aten::l1_loss", "aten::cosine_similarity", "aten::abs"),
+        "AbsBackward",
+    ),
+    "matrix products": (
+        *("aten::linear", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul"),
+        *("MmBackward", "AddmmBackward", "BmmBackward", "aten::conv", "Convolution"),
+    ),
+    "normalisation, activation": (
+        *("aten::batch_norm", "aten::native_batch_norm", "NativeBatchNorm", "aten::_batch_norm"),
+        *("aten::relu", "Relu", "aten::leaky_relu", "LeakyRelu", "aten::threshold"),
+        *("aten::dropout", "aten::native_dropout", "NativeDropout", "CudnnBatchNorm"),
+        *("aten::cudnn_batch_norm", "aten::softmax", "aten::_softmax", "Softmax"),
+    ),
+    "pooling, gathering": (
+        *("aten::max", "aten::amax", "aten::mean", "Max", "Amax", "Mean", "_MaxOverRows"),
+        *("aten::embedding_bag", "aten::_embedding_bag", "EmbeddingBag", "aten::index", "Index"),
+        *("aten::gather", "Gather", "aten::scatter", "Scatter", "aten::cat", "Cat"),
+    ),
+}
+OTHER = "other (sums, copies, host)"
+ENGINE = "autograd::engine::evaluate_function: "
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--encoders", default=",".join(ENCODERS), help="with commas between them")
+    parser.add_argument("--batch", type=positive, default=16)
+    parser.add_argument("--points", type=positive, default=1024)
+    parser.add_argument("--amp", choices=["none", "bf16"], default="bf16")
+    parser.add_argument("--warm-up", type=positive, default=3, help="steps before the first counts")
+    parser.add_argument("--steps", type=positive, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
+    parser.add_argument("--output", type=Path, help="default: expt/profile_<device>.txt")
+    options = parser.parse_args(arguments)
+    options.encoders = [name for name in options.encoders.split(",") if name]
+    return options
+
+
+def classify(name: str) -> str | None:
+    """The kind of work that an operator's name tells, or None."""
+    name = name.removeprefix(ENGINE)
+    return next((kind for kind, beginnings in KINDS.items() if name.startswith(beginnings)), None)
+
+
+def kind_of(event: FunctionEvent) -> str:
+    """The kind of an event: that of the outermost event around it, or its own, which tells one."""
+    found = None
+    while event is not None:
+        found = classify(event.name) or found
+        event = event.cpu_parent
+    return found or OTHER
+
+
+def milliseconds_by_kind(events: Iterable[FunctionEvent], on_cuda: bool) -> dict[str, float]:
+    """Time of all events by kind, each event without those inside it; every kind is there."""
+    total: Counter[str] = Counter(dict.fromkeys([*KINDS, OTHER], 0.0))
+    for event in events:
+        if event.device_type == torch.autograd.DeviceType.CPU:
+            spent = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+            total[kind_of(event)] += spent / 1e3
+    return dict(total)
+
+
+def profile_training(training: Training, warm_up: int, steps: int) -> dict[str, float]:
+    """Milliseconds of one step by kind of work, the mean of ``steps``."""
+    for _ in range(warm_up):
+        training.step()
+    on_cuda = training.batch["points"].is_cuda
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            with record_function(DATA):
+                batch = training.draw()
+            training.update(batch)
+        if on_cuda:
+            torch.cuda.synchronize()
+    spent = milliseconds_by_kind(profiler.events(), on_cuda)
+    return {kind: time / steps for kind, time in spent.items()}
+
+
+def lines(title: str, spent: dict[str, float]) -> str:
+    """A student's table as text, the largest share first."""
+    total = sum(spent.values())
+    rows = sorted(spent.items(), key=lambda item: -item[1])
+    body = "".join(
+        f"  {kind:28}{time:10.2f} ms{100 * time / total:6.1f} %\n" for kind, time in rows
+    )
+    return f"{title}: {total:.2f} ms\n{body}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    unknown = set(options.encoders) - set(ENCODERS)
+    if unknown or not options.encoders:
+        raise ConfigError(f"--encoders: found {sorted(unknown)}, expected some of {ENCODERS}")
+    device = choose_device(options.device)
+    prepare_process(device, options.threads)
+    about = machine(device)
+    counted = "time of CUDA kernels" if device.type == "cuda" else "CPU time"
+    text = (
+        f"One training step with distillation, {counted}, mean of {options.steps} steps after "
+        f"{options.warm_up}.\nB={options.batch} N={options.points}, {options.amp}; "
+        f"{about['device']} ({about['machine']}), PyTorch {about['torch']}, kernels: "
+        f"{about['kernels']}, {about['date']}, commit {about['commit']}\n"
+    )
+    print(text, flush=True)
+    for encoder in options.encoders:
+        training = make_training(encoder, options.batch, options.points, device, options.amp)
+        found = lines(encoder, profile_training(training, options.warm_up, options.steps))
+        print(found, flush=True)
+        text += f"\n{found}"
+    output = options.output or Path("expt") / f"profile_{device.type}.txt"
+    with atomic_path(output) as temporary:
+        temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    run_main(main)
