@@ -9,7 +9,6 @@ from torch import nn
 
 from models import norm_act
 from models.kernels.choice import kernels_name
-from models.pooling import _MaxOverRows, max_over_rows
 
 # groups, rows of each, channels: blocks and runs that are not full, a single row a group, one group
 SIZES = [(37, 20, 48), (3, 700, 130), (5, 1, 7), (1, 3000, 3), (300, 16, 1)]
@@ -130,20 +129,6 @@ def test_evaluation_and_other_types_take_the_plain_form():
     norm.eval()
     assert not norm_act._is_fast(norm, x)
     near(norm_act.norm_act_max(norm, x), plain(norm.double(), x.double(), 0.0, True), 1e-6)
-
-
-@pytest.mark.parametrize("rows", [1, 63, 64, 300])
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("form", [max_over_rows, _MaxOverRows.apply])
-def test_maximum_over_rows_has_one_gradient_each(rows, kind, form):
-    x = torch.randint(0, 4, (2, 3, rows, 17)).to(kind).requires_grad_()  # full of equal rows
-    out = form(x)
-    assert torch.equal(out, x.max(dim=-2).values)
-    upstream = torch.randn(out.shape).to(kind)
-    out.backward(upstream)
-    first = (x == out.unsqueeze(-2)).byte().argmax(dim=-2, keepdim=True)
-    expected = torch.zeros_like(x).scatter_(-2, first, upstream.unsqueeze(-2))
-    assert torch.equal(x.grad, expected)
 
 
 def test_a_single_row_has_no_statistics():
