@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 STEPS=${STEPS:-tests bench profile ssg all}
-TESTS=$(ls tests/test_pointops.py tests/test_projection.py tests/test_*kernels*.py 2>/dev/null || true)
+TESTS=$(ls tests/test_pointops.py tests/test_projection.py tests/test_*kernel*.py 2>/dev/null || true)
 if [ -n "${TINY:-}" ]; then
     FOLDER=${FOLDER:-expt/tiny} DEVICE=cpu EPOCHS=${EPOCHS:-1} OTHERS=pointnet
     BENCH="--quick --rounds 1 --only projection,points,loading"

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from models.kernels.choice import kernels_name
 from scripts.benchmarks import loading, points, projection, students
 from scripts.benchmarks.contest import TINY, Contest, Form, Sizes
 from utils.device import describe
@@ -139,12 +140,3 @@ def machine(device: torch.device) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "commit": source_commit(),
     }
-
-
-def kernels_name(device: torch.device) -> str:
-    """Which form of the point operations and of the projection serves tensors of ``device``."""
-    try:
-        from models.kernels.choice import kernels_name as chosen
-    except ImportError:
-        return "plain"
-    return chosen(device)

@@ -4,7 +4,8 @@ and a whole training step of ours with distillation."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -75,25 +76,52 @@ def check_student(name: str, published: nn.Module, points: Tensor, target: Tenso
     for module in (*published.modules(), *ours.modules()):
         if isinstance(module, nn.Dropout):
             module.eval()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_pre_hook(train_on_many_rows)
-    expected, found = step(published, points.double(), target), step(ours, points, target)
+    with of_few_rows(published) as few:
+        expected = step(published, points.double(), target)
+    for key, value in translate(name, published, {f"{norm}.weight": 1.0 for norm in few}).items():
+        if value.any():
+            ours.get_submodule(key.removesuffix(".weight")).eval()
+    found = step(ours, points, target)
     error = relative(found, expected)
     expect(error < LOGITS, name, f"the logits by {100 * error:.2g} %")
-    # the gradients are given to our parameters by the table that gives them the weights
-    slopes = {key: torch.zeros_like(value) for key, value in published.state_dict().items()}
-    for key, parameter in published.named_parameters():
-        if parameter.grad is not None:
-            slopes[key] = parameter.grad
-    expected = dict(convert(slopes, name).network.named_parameters())
+    slopes = {k: p.grad for k, p in published.named_parameters() if p.grad is not None}
+    expected = translate(name, published, slopes)
     pairs = [(p.grad, expected[key]) for key, p in ours.named_parameters() if p.grad is not None]
     mine, theirs = (torch.cat([g.flatten() for g in side]) for side in zip(*pairs, strict=True))
     error = relative(mine, theirs)
     expect(error < GRADIENTS, name, f"the gradients by {100 * error:.2g} %")
 
 
-def train_on_many_rows(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-    norm.train(inputs[0].numel() // inputs[0].shape[1] > CHECKED)
+@contextmanager
+def of_few_rows(network: nn.Module) -> Iterator[list[str]]:
+    """Names of the normalisations that a pass gives ``CHECKED`` rows; they then do not train."""
+    found: list[str] = []
+    hooks = []
+
+    def look(name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if inputs[0].numel() // inputs[0].shape[1] <= CHECKED:
+            norm.eval()
+            found.append(name)
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            hooks.append(module.register_forward_pre_hook(partial(look, name)))
+    yield found
+    for hook in hooks:
+        hook.remove()
+
+
+def translate(
+    name: str, published: nn.Module, values: Mapping[str, Tensor | float]
+) -> dict[str, Tensor]:
+    """``values`` of published parameters under our names and in our shapes, 0 for all others.
+
+    By the table that gives our network its weights.
+    """
+    state = {key: torch.zeros_like(value) for key, value in published.state_dict().items()}
+    for key, value in values.items():
+        state[key] += value
+    return {k: p.detach() for k, p in convert(state, name).network.named_parameters()}
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

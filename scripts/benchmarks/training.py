@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from models.methods import Method, build_method
 from models.students import build_student
 from scripts.benchmarks.inputs import clouds, labels
 from utils.config import load_config
-from utils.engine import build_optimizer
+from utils.optim import build_optimizer
 from utils.settings import PointAugmentation, StudentConfig
+from utils.step import EagerStep, GraphStep, build_step
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES, VIEWS, CODE = 40, 12, 512
@@ -24,13 +24,12 @@ VISIBLE = 0.38
 
 @dataclass
 class Training:
-    """A method, its optimiser and one batch that every step draws anew."""
+    """A method, the step that trains it and one batch that every step draws anew."""
 
     method: Method
-    optimizer: torch.optim.Optimizer
+    run: EagerStep | GraphStep
     batch: dict[str, Tensor]
     augmentation: PointAugmentation
-    amp: str
     epoch: int = 0
 
     def draw(self) -> dict[str, Tensor]:
@@ -40,15 +39,7 @@ class Training:
 
     def update(self, batch: dict[str, Tensor]) -> Tensor:
         """Forward, backward and the optimiser's step; the loss before it, a scalar."""
-        kind = batch["points"].device.type
-        bf16 = self.amp == "bf16"
-        with torch.autocast(kind, torch.bfloat16) if bf16 else contextlib.nullcontext():
-            output = self.method(batch)
-        total = self.method.total(output.losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
-        return total.detach()
+        return self.method.total(self.run(batch).losses).detach()
 
     def step(self) -> Tensor:
         return self.update(self.draw())
@@ -81,5 +72,7 @@ def make_training(
         "view_codes": torch.rand(batch, VIEWS, CODE),
     }
     fields = {name: field.to(device) for name, field in fields.items()}
-    optimizer = build_optimizer(config.optim, method.parameters())
-    return Training(method, optimizer, fields, config.augment, amp)
+    train = config.train.model_copy(update={"amp": amp})
+    optimizer = build_optimizer(config.optim, method.parameters(), in_graph=train.cuda_graph)
+    step = build_step(method, optimizer, config.optim, train, device)
+    return Training(method, step, fields, config.augment)
