@@ -52,5 +52,5 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="point_kernels")
 
 
-# threads do not survive a fork: the child makes its own
+# threads do not survive a fork: without its own the child would do all shares alone
 os.register_at_fork(after_in_child=_pool.cache_clear)
