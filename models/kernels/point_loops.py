@@ -14,6 +14,7 @@ import numpy as np
 from models.kernels.compiled import compiled
 
 BLOCK = 64  # points whose distances are found together
+STRETCH = 512  # the same for balls, whose distances are not kept
 RANKED = 32  # keys compared together
 LEAST, MOST = np.int32(-(2**31)), np.int32(2**31 - 1)
 LAST_KEY = np.int64(2**63 - 1)
@@ -77,11 +78,12 @@ def balls(begin, end, points, centres, limit, index):
     ``limit`` is the squared radius in float32.
     """
     count, size, k = points.shape[1], centres.shape[1], index.shape[2]
-    blocks = (count + BLOCK - 1) // BLOCK
-    axes = np.empty((3, blocks * BLOCK), np.float32)
+    blocks = (count + STRETCH - 1) // STRETCH
+    axes = np.empty((3, blocks * STRETCH), np.float32)
     axes[:, count:] = np.inf  # what fills the last block is in no ball
-    distance = np.empty(BLOCK, np.float32)
-    found = np.empty(k + BLOCK, np.int64)
+    inside = np.empty(STRETCH, np.uint8)
+    eights = inside.view(np.uint64)  # a ball holds few of all points: most of these are 0
+    found = np.empty(k + 8, np.int64)
     here = -1
     for item in range(begin, end):
         cloud, centre = item // size, item % size
@@ -90,16 +92,20 @@ def balls(begin, end, points, centres, limit, index):
             _axes(points[cloud], axes)
         x, y, z = centres[cloud, centre]
         hits = 0
-        for block in range(blocks):
-            _distances(axes, x, y, z, block * BLOCK, distance)
-            inside = 0
-            for j in range(BLOCK):
-                inside += distance[j] <= limit
-            if inside == 0:
-                continue
-            for j in range(BLOCK):
-                found[hits] = block * BLOCK + j
-                hits += distance[j] <= limit
+        for first in range(0, blocks * STRETCH, STRETCH):
+            last = first + STRETCH
+            of_x, of_y, of_z = axes[0, first:last], axes[1, first:last], axes[2, first:last]
+            for j in range(STRETCH):
+                dx, dy, dz = of_x[j] - x, of_y[j] - y, of_z[j] - z
+                inside[j] = (dx * dx + dy * dy) + dz * dz <= limit
+            for eight in range(len(eights)):
+                if eights[eight] == 0:
+                    continue
+                for j in range(8 * eight, 8 * eight + 8):
+                    found[hits] = first + j
+                    hits += inside[j]
+                if hits >= k:
+                    break
             if hits >= k:
                 break
         if hits == 0:
