@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.norm_act import norm_act, norm_act_max
+from models.norm_act import linear_before_norm, norm_act, norm_act_max
 from utils.errors import ConfigError
 
 
@@ -31,29 +31,31 @@ class SharedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., widths[0]) to (..., widths[-1]), not negative."""
-        return self.after_first_linear(self.linears[0](x))
+        return self.after_first_linear(*linear_before_norm(self.linears[0], self.norms[0], x))
 
-    def after_first_linear(self, x: Tensor) -> Tensor:
-        """The same for a caller that has applied ``linears[0]``: (..., widths[1]) is expected."""
-        rows = self._before_last_norm(x)
-        return norm_act(self.norms[-1], rows).view(*x.shape[:-1], -1)
+    def after_first_linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The same for a caller that has applied ``linears[0]``: (..., widths[1]) is expected,
+        with its bias or beside it."""
+        rows, bias = self._before_last_norm(x, bias)
+        return norm_act(self.norms[-1], rows, bias=bias).view(*x.shape[:-1], -1)
 
     def max_over_rows(self, x: Tensor) -> Tensor:
         """The maximum of :meth:`forward` over the rows of each group, (..., k, widths[0]) to
         (..., widths[-1]), without the rows that it is the maximum of."""
-        return self.max_after_first_linear(self.linears[0](x))
+        return self.max_after_first_linear(*linear_before_norm(self.linears[0], self.norms[0], x))
 
-    def max_after_first_linear(self, x: Tensor) -> Tensor:
-        """The same for a caller that has applied ``linears[0]``."""
-        rows = self._before_last_norm(x)
-        return norm_act_max(self.norms[-1], rows.view(*x.shape[:-1], -1))
+    def max_after_first_linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The same for a caller that has applied ``linears[0]``, as :meth:`after_first_linear`."""
+        rows, bias = self._before_last_norm(x, bias)
+        return norm_act_max(self.norms[-1], rows.view(*x.shape[:-1], -1), bias=bias)
 
-    def _before_last_norm(self, x: Tensor) -> Tensor:
+    def _before_last_norm(self, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Rows (R, widths[-1]) after ``linears[-1]``, from ``x`` after ``linears[0]``."""
         rows = x.reshape(-1, x.shape[-1])
-        for norm, linear in zip(self.norms[:-1], self.linears[1:], strict=True):
-            rows = linear(norm_act(norm, rows))
-        return rows
+        for layer, linear in enumerate(self.linears[1:], 1):
+            rows = norm_act(self.norms[layer - 1], rows, bias=bias)
+            rows, bias = linear_before_norm(linear, self.norms[layer], rows)
+        return rows, bias
 
 
 class LinearNorm(nn.Module):

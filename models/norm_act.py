@@ -27,16 +27,36 @@ from models.pooling import max_over_rows
 FAST_TYPES = (torch.float32, torch.bfloat16)
 
 
-def norm_act(norm: nn.BatchNorm1d, rows: Tensor, slope: float = 0.0) -> Tensor:
-    """LeakyReLU of ``slope`` (0: ReLU) of the normalised ``rows`` (R, C)."""
+def linear_before_norm(
+    linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """``linear`` of ``x`` (..., C') and the bias that it still lacks, for the functions below.
+
+    A bias moves the mean that the normalisation takes away again, so the fast form leaves it out.
+    """
+    if linear.bias is not None and _is_fast(norm, x):
+        return F.linear(x, linear.weight), linear.bias
+    return linear(x), None
+
+
+def norm_act(
+    norm: nn.BatchNorm1d, rows: Tensor, slope: float = 0.0, bias: Tensor | None = None
+) -> Tensor:
+    """LeakyReLU of ``slope`` (0: ReLU) of the normalised ``rows`` (R, C).
+
+    ``bias`` (C,) is to be added to the rows first.
+    """
     if _is_fast(norm, rows):
         from models.kernels.cpu_norms import NormAct  # where it is used: numba takes a second
 
-        return NormAct.apply(rows, norm.weight, norm.bias, norm, slope)
+        return NormAct.apply(rows, bias, norm.weight, norm.bias, norm, slope)
+    rows = rows if bias is None else rows + bias
     return F.leaky_relu(norm(rows), slope) if slope else F.relu(norm(rows), inplace=True)
 
 
-def norm_act_max(norm: nn.BatchNorm1d, groups: Tensor, slope: float = 0.0) -> Tensor:
+def norm_act_max(
+    norm: nn.BatchNorm1d, groups: Tensor, slope: float = 0.0, bias: Tensor | None = None
+) -> Tensor:
     """The channel-wise maximum of :func:`norm_act` over the rows of each group.
 
     ``groups`` (..., k, C), statistics over all rows of all groups; returns (..., C). The gradient
@@ -46,9 +66,9 @@ def norm_act_max(norm: nn.BatchNorm1d, groups: Tensor, slope: float = 0.0) -> Te
         from models.kernels.cpu_norms import NormActMax
 
         flat = groups.reshape(-1, *groups.shape[-2:])
-        pooled = NormActMax.apply(flat, norm.weight, norm.bias, norm, slope)
+        pooled = NormActMax.apply(flat, bias, norm.weight, norm.bias, norm, slope)
         return pooled.view(*groups.shape[:-2], -1)
-    rows = norm_act(norm, groups.reshape(-1, groups.shape[-1]), slope)
+    rows = norm_act(norm, groups.reshape(-1, groups.shape[-1]), slope, bias)
     return max_over_rows(rows.view(groups.shape))
 
 
@@ -59,7 +79,7 @@ def _is_fast(norm: nn.Module, x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in FAST_TYPES
         and norm.weight.dtype is torch.float32
-        and x.numel() > norm.num_features  # of one row PyTorch says what is wrong
+        and x.numel() > x.shape[-1]  # of one row PyTorch says what is wrong
         and not torch.compiler.is_compiling()
         and kernels_name(x.device) == "numba"
     )

@@ -67,10 +67,8 @@ class BallNet(SharedMLP):
         index = ball_query(points, centres, self.radius, self.points)  # (B, S, k)
         if features is None:
             offset = gather_rows(points, index) - centres.unsqueeze(2)  # (B, S, k, 3)
-            hidden = self.linears[0](offset)
-        else:
-            hidden = self.first_linear(points, features, centres, index)
-        return self.max_after_first_linear(hidden)
+            return self.max_over_rows(offset)
+        return self.max_after_first_linear(self.first_linear(points, features, centres, index))
 
     def first_linear(
         self, points: Tensor, features: Tensor, centres: Tensor, index: Tensor

@@ -69,6 +69,31 @@ def test_values_gradients_and_running_statistics_are_those_of_the_plain_form(siz
 
 @needs_numba
 @pytest.mark.parametrize("pooled", [False, True])
+def test_a_bias_that_is_left_out_is_only_in_the_running_mean(pooled):
+    norm, twin = pair(7)
+    linear = nn.Linear(5, 7)
+    exact = copy.deepcopy(linear).double()
+    x = torch.randn(6, 9, 5)
+    rows, bias = norm_act.linear_before_norm(linear, norm, x)
+    assert bias is linear.bias
+    if pooled:
+        out = norm_act.norm_act_max(norm, rows, bias=bias)
+    else:
+        out = norm_act.norm_act(norm, rows.flatten(0, 1), bias=bias)
+    expected = plain(twin, exact(x.double()), 0.0, pooled)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    near(out, expected, 2e-6)
+    near(linear.weight.grad, exact.weight.grad, 2e-5)
+    assert not linear.bias.grad.any() and exact.bias.grad.abs().max() < 1e-10
+    near(norm.running_mean, twin.running_mean, 1e-6)
+    norm.eval()
+    rows, bias = norm_act.linear_before_norm(linear, norm, x)
+    assert bias is None and torch.equal(rows, linear(x))
+
+
+@needs_numba
+@pytest.mark.parametrize("pooled", [False, True])
 def test_bfloat16_is_rounded_once_at_each_end(pooled):
     norm, twin = pair(48)
     # values without ties: of equal rows in half precision either may be the maximum

@@ -17,19 +17,26 @@ from models.norms import norm_as_affine
 class _Statistics:
     """Of the rows that a normalisation has seen: what backward needs of them, (C,) float32 each.
 
-    ``z = x scale + shift``, and the gradient of x is made of that of z with the two sums.
+    ``z = x scale + shift``, and the gradient of x is made of that of z with the two sums. A bias
+    that x lacks is seen by the running mean alone.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d, pivot: np.ndarray, sums, squares, rows: int):
+    def __init__(
+        self, norm: nn.BatchNorm1d, bias: Tensor | None, pivot: np.ndarray, sums, squares, rows: int
+    ):
         mean = sums.sum(axis=0) / rows
         variance = squares.sum(axis=0) / rows - mean**2
         mean += pivot
         moments = (torch.from_numpy(m.astype(np.float32)) for m in (mean, variance))
         self.mean, variance = moments
         with torch.no_grad():
-            self.scale, self.shift = norm_as_affine(norm, (self.mean, variance), rows)
+            whole = self.mean if bias is None else self.mean + bias
+            self.scale, _ = norm_as_affine(norm, (whole, variance), rows)
+            self.shift = norm.bias - self.mean * self.scale
         self.deviation = torch.rsqrt(variance.clamp_min(0) + norm.eps)  # its inverse
         self.rows = rows
+        # zero, not None: optimisers and processes that train together expect one for every weight
+        self.no_gradient = None if bias is None else torch.zeros_like(bias)
 
     def weight_gradients(self, total: Tensor, dot: Tensor) -> tuple[Tensor, Tensor]:
         """Of weight and bias, from the sums over all rows of g and of g (x - mean)."""
@@ -43,7 +50,7 @@ class _Statistics:
 
 class NormAct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, weight, bias, norm, slope):
+    def forward(ctx, rows, lacking, weight, bias, norm, slope):
         rows = rows.contiguous()
         x = elements(rows)
         pivot = rows[0].float().numpy()
@@ -51,7 +58,7 @@ class NormAct(torch.autograd.Function):
         cost = norm_loops.RUN * x.shape[1]
         sums, squares = np.empty((2, items, x.shape[1]))
         in_shares(norm_loops.moments, items, cost, x, pivot, sums, squares)
-        found = _Statistics(norm, pivot, sums, squares, len(x))
+        found = _Statistics(norm, lacking, pivot, sums, squares, len(x))
         out = torch.empty_like(rows)
         affine = found.scale.numpy(), found.shift.numpy(), np.float32(slope)
         in_shares(norm_loops.activate, items, cost, x, *affine, elements(out))
@@ -73,12 +80,12 @@ class NormAct(torch.autograd.Function):
         out = torch.empty_like(rows)
         rest = found.rest(total, dot)
         in_shares(norm_loops.activate_backward, *ctx.shares, *arrays, *rest, elements(out))
-        return out, *found.weight_gradients(total, dot), None, None
+        return out, found.no_gradient, *found.weight_gradients(total, dot), None, None
 
 
 class NormActMax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, groups, weight, bias, norm, slope):
+    def forward(ctx, groups, lacking, weight, bias, norm, slope):
         groups = groups.contiguous()
         count, size, channels = groups.shape
         pivot = groups[0, 0].float()
@@ -91,7 +98,7 @@ class NormActMax(torch.autograd.Function):
         ctx.shares = items, share * size * channels
         x = elements(groups)
         in_shares(norm_loops.pool, *ctx.shares, x, share, *arrays, sums, squares)
-        found = _Statistics(norm, pivot.numpy(), sums, squares, count * size)
+        found = _Statistics(norm, lacking, pivot.numpy(), sums, squares, count * size)
         pooled = torch.addcmul(found.shift, highest, found.scale)
         pooled = F.leaky_relu(pooled, slope, inplace=True)
         ctx.save_for_backward(groups, highest, who, pooled)
@@ -109,4 +116,4 @@ class NormActMax(torch.autograd.Function):
         out = torch.empty_like(groups)
         arrays = who.numpy(), (g * found.scale).numpy(), *found.rest(total, dot), elements(out)
         in_shares(norm_loops.pool_backward, *ctx.shares, elements(groups), ctx.share, *arrays)
-        return out, *found.weight_gradients(total, dot), None, None
+        return out, found.no_gradient, *found.weight_gradients(total, dot), None, None
