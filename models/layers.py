@@ -77,8 +77,7 @@ class LinearNorm(nn.Module):
     def after_linear(self, x: Tensor) -> Tensor:
         """The same for a caller that has applied ``linear``: (..., after) is expected."""
         rows = x.flatten(0, -2)
-        rows = self.norm(rows) if self.slope is None else norm_act(self.norm, rows, self.slope)
-        return rows.view(x.shape)
+        return norm_act(self.norm, rows, 1.0 if self.slope is None else self.slope).view(x.shape)
 
 
 def linear_of_parts(linear: nn.Linear, *parts: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def linear_before_norm(
 def norm_act(
     norm: nn.BatchNorm1d, rows: Tensor, slope: float = 0.0, bias: Tensor | None = None
 ) -> Tensor:
-    """LeakyReLU of ``slope`` (0: ReLU) of the normalised ``rows`` (R, C).
+    """LeakyReLU of ``slope`` (0: ReLU, 1: none) of the normalised ``rows`` (R, C).
 
     ``bias`` (C,) is to be added to the rows first.
     """
@@ -51,7 +51,10 @@ def norm_act(
 
         return NormAct.apply(rows, bias, norm.weight, norm.bias, norm, slope)
     rows = rows if bias is None else rows + bias
-    return F.leaky_relu(norm(rows), slope) if slope else F.relu(norm(rows), inplace=True)
+    rows = norm(rows)
+    if slope == 1:
+        return rows
+    return F.leaky_relu(rows, slope, inplace=True) if slope else F.relu(rows, inplace=True)
 
 
 def norm_act_max(

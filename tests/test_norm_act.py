@@ -49,7 +49,7 @@ needs_numba = pytest.mark.skipif(
 @needs_numba
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
 def test_values_gradients_and_running_statistics_are_those_of_the_plain_form(size, pooled, slope):
     norm, twin = pair(size[2])
     x = torch.randn(size) * 2 + 3

@@ -232,7 +232,7 @@ def test_network_equals_its_plain_form(name, training):
     """
     single = name == "pointnet"
     dtype = torch.float32 if single else torch.float64
-    tolerance = {"rtol": 1e-3, "atol": 1e-4} if single else {"rtol": 1e-6, "atol": 1e-8}
+    tolerance = {"rtol": 1e-3, "atol": 3e-4} if single else {"rtol": 1e-6, "atol": 1e-8}
     ours = small_segmenter(name).to(dtype).train(training)
     plain = copy.deepcopy(ours)
     points = cloud(2, 128 if name in ("pointnet", "dgcnn") else 530).to(dtype)
