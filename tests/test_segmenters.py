@@ -7,6 +7,7 @@ the networks only the weights, and the blocks that other tests hold.
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -364,12 +365,11 @@ def test_every_parameter_has_a_gradient(name):
     output = network(cloud(2), torch.tensor([0, 2]))
     weight = torch.randn(output.logits.shape)
     (output.logits * weight).sum().add(sum(output.extra_losses.values())).backward()
-    without = [
-        key
-        for key, value in network.named_parameters()
-        if value.grad is None or not value.grad.any()
-    ]
-    assert not without
+    grads = {key: value.grad for key, value in network.named_parameters()}
+    # a normalisation takes a bias before it away again: rounding errors, or none
+    before_norm = {key for key in grads if re.search(r"linears\.\d+\.bias$", key)}
+    assert all(gradient is not None for gradient in grads.values())
+    assert not [key for key in grads.keys() - before_norm if not grads[key].any()]
 
 
 @every_network
