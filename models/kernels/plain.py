@@ -162,15 +162,9 @@ def neighbour_max(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         highest (B, S, C), of the type of ``values``, and winner (B, S, C) int32, the first one in
         ``index``, as a number below N.
     """
-    batch, size, k = index.shape
-    count, channels = values.shape[1:]
-    begins = torch.arange(0, batch * count, count, device=index.device).view(-1, 1, 1)
-    bags = torch.arange(0, index.numel(), k, device=index.device)
-    # rows of all neighbours, (B, S, k, C), are never built; mode 2 is the maximum
-    highest, _, _, winner = torch.embedding_bag(
-        values.view(-1, channels), (index + begins).flatten(), bags, mode=2
-    )
-    winner = winner.view(batch, size, channels) - begins
+    highest, _, _, row = _reduce_bags(values, index, mode=2)
+    begins = torch.arange(0, values.shape[0] * values.shape[1], values.shape[1], device=row.device)
+    winner = row.view(*index.shape[:2], -1) - begins.view(-1, 1, 1)
     return highest.view(winner.shape), winner.int()
 
 
@@ -182,10 +176,18 @@ def neighbour_max_backward(gradient: Tensor, winner: Tensor, count: int) -> Tens
 
 def neighbour_mean(values: Tensor, index: Tensor) -> Tensor:
     """Mean of (B, N, C) over the neighbours ``index`` (B, S, k), to (B, S, C)."""
-    total = values.new_zeros(*index.shape[:2], values.shape[2])
-    for near in index.unbind(2):
-        total += values.gather(1, near.unsqueeze(2).expand_as(total))
-    return total.div_(index.shape[2])
+    return _reduce_bags(values, index, mode=1)[0].view(*index.shape[:2], -1)
+
+
+def _reduce_bags(values: Tensor, index: Tensor, mode: int) -> tuple[Tensor, ...]:
+    """Mean (``mode`` 1) or maximum (2) of the neighbours of each point, whose rows, (B, S, k, C),
+    are never built: what ``torch.embedding_bag`` returns for all clouds as one matrix."""
+    batch, _, k = index.shape
+    count, channels = values.shape[1:]
+    begins = torch.arange(0, batch * count, count, device=index.device).view(-1, 1, 1)
+    bags = torch.arange(0, index.numel(), k, device=index.device)
+    rows = values.reshape(-1, channels)
+    return torch.embedding_bag(rows, (index + begins).flatten(), bags, mode=mode)
 
 
 def neighbour_mean_backward(gradient: Tensor, index: Tensor, count: int) -> Tensor:
