@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.kernels import edge_loops, point_loops, visible_loops
+from models.kernels.halves import TYPES, elements
 from models.kernels.threads import in_shares
 
 
@@ -60,9 +61,10 @@ def pack_views(visibility: Tensor) -> Tensor:
 
 def visible_max(features: Tensor, bits: Tensor, views: int) -> tuple[Tensor, Tensor]:
     batch, count, channels = features.shape
-    pooled = torch.empty(batch, views, channels)
+    exact = features if features.dtype in TYPES else features.float()
+    pooled = exact.new_empty(batch, views, channels)
     row = torch.empty(batch, views, channels, dtype=torch.int16)
-    arrays = *_wide_and_half(features), bits.numpy(), pooled.numpy(), row.numpy()
+    arrays = elements(exact), bits.numpy(), elements(pooled), row.numpy()
     tiles = -(-channels // visible_loops.LANES)
     cost = views * count * channels // tiles // 8
     in_shares(visible_loops.visible_maxima, batch * tiles, cost, *arrays)
@@ -71,22 +73,16 @@ def visible_max(features: Tensor, bits: Tensor, views: int) -> tuple[Tensor, Ten
 
 def visible_max_backward(gradient: Tensor, row: Tensor, count: int) -> Tensor:
     shape = (len(gradient), count, gradient.shape[2])
-    arrays = gradient.float().numpy(), row.numpy()
     cost = count * gradient.shape[2] // 4
     if gradient.dtype is torch.bfloat16:
         half = np.empty(shape, np.uint16)
-        in_shares(visible_loops.scatter_half, len(half), cost, *arrays, half)
+        arrays = elements(gradient), row.numpy(), half
+        in_shares(visible_loops.scatter_half, len(half), cost, *arrays)
         return torch.from_numpy(half.view(np.int16)).view(torch.bfloat16)
     total = np.zeros(shape, np.float32)
-    in_shares(visible_loops.scatter, len(total), cost, *arrays, total)
+    arrays = gradient.float().numpy(), row.numpy(), total
+    in_shares(visible_loops.scatter, len(total), cost, *arrays)
     return torch.from_numpy(total).to(gradient.dtype)
-
-
-def _wide_and_half(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """As float32, or as the bits of bfloat16, whose values are widened on the way; one is empty."""
-    if features.dtype is torch.bfloat16:
-        return np.empty((0, 0, 0), np.float32), features.view(torch.int16).numpy().view(np.uint16)
-    return features.float().numpy(), np.empty((0, 0, 0), np.uint16)
 
 
 def neighbour_max(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 B samples, M rows, C channels, V views. A sample is worked on in tiles of some channels, a tile in
 blocks of some rows, which are copied to a scratch array: rows of the embeddings are often 4096
 bytes apart, and then all fall on the same few lines of the cache. The copy of a block, read once
-from memory, serves all views.
+from memory, serves all views. Embeddings, maxima and gradients are float32 or the bits of bfloat16,
+see :mod:`.halves`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.kernels.compiled import compiled
+from models.kernels.halves import narrow, wide
 
 ROWS, LANES = 32, 256  # of a block: 32 KiB
 
@@ -26,17 +28,15 @@ def pack(begin, end, visibility, bits):
 
 
 @compiled
-def visible_maxima(begin, end, wide, half, bits, pooled, row):
-    """``wide`` (B, M, C) float32 or ``half`` (B, M, C) uint16, the bits of bfloat16; the other one
-    is empty. ``bits`` (B, M) int32, ``pooled`` (B, V, C) float32, ``row`` (B, V, C) int16. An item
-    is a tile of a sample.
+def visible_maxima(begin, end, features, bits, pooled, row):
+    """``features`` (B, M, C) and ``bits`` (B, M) int32 to ``pooled`` (B, V, C), of the type of the
+    features, and ``row`` (B, V, C) int16. An item is a tile of a sample.
     """
     count = bits.shape[1]
     views, channels = pooled.shape[1:]
     lanes = min(LANES, (channels + 15) // 16 * 16)
     tiles = (channels + lanes - 1) // lanes
     block = np.zeros((ROWS, lanes), np.float32)
-    block_bits = block.view(np.uint32)
     highest = np.empty((views, lanes), np.float32)
     who = np.empty((views, lanes), np.int32)
     blind = np.empty(views, np.bool_)
@@ -50,16 +50,9 @@ def visible_maxima(begin, end, wide, half, bits, pooled, row):
             rows = min(ROWS, count - base)
             broken = 0
             for r in range(rows):
-                to = block[r, : last - first]
-                if wide.size:
-                    source = wide[sample, base + r, first:last]
-                    for j in range(len(to)):
-                        to[j] = source[j]
-                else:
-                    to_bits = block_bits[r, : last - first]
-                    source_bits = half[sample, base + r, first:last]
-                    for j in range(len(to)):
-                        to_bits[j] = np.uint32(source_bits[j]) << np.uint32(16)
+                to, source = block[r, : last - first], features[sample, base + r, first:last]
+                for j in range(len(to)):
+                    to[j] = wide(source[j])
                 for j in range(len(to)):
                     broken += to[j] != to[j]
             for view in range(views):
@@ -79,7 +72,8 @@ def visible_maxima(begin, end, wide, half, bits, pooled, row):
                     _raise(block, seen, hits, base, highest[view], who[view])
         for view in range(views):
             for j in range(last - first):
-                pooled[sample, view, first + j] = 0 if blind[view] else highest[view, j]
+                most = np.float32(0) if blind[view] else highest[view, j]
+                pooled[sample, view, first + j] = narrow(most, pooled[sample, view, first + j])
                 row[sample, view, first + j] = -1 if blind[view] else who[view, j]
 
 
@@ -132,14 +126,11 @@ def scatter(begin, end, gradient, row, total):
 
 @compiled
 def scatter_half(begin, end, gradient, row, total):
-    """The same for ``total`` (B, M, C) uint16, the bits of bfloat16, which is written throughout.
-
-    The sums are made in float32 and rounded once, to nearest, of two as near ones to the even one.
-    """
+    """The same for a ``total`` of bfloat16, which is written throughout: the sums are made in
+    float32 and rounded once."""
     count, channels = total.shape[1:]
     lanes = min(LANES, channels)
     sums = np.empty((count, lanes), np.float32)
-    sums_bits = sums.view(np.uint32)
     for sample in range(begin, end):
         for first in range(0, channels, lanes):
             last = min(first + lanes, channels)
@@ -148,16 +139,8 @@ def scatter_half(begin, end, gradient, row, total):
                 for channel in range(first, last):
                     to = row[sample, view, channel]
                     if to >= 0:
-                        sums[to, channel - first] += gradient[sample, view, channel]
+                        sums[to, channel - first] += wide(gradient[sample, view, channel])
             for r in range(count):
-                source, to_bits = sums_bits[r, : last - first], total[sample, r, first:last]
+                source, rounded = sums[r, : last - first], total[sample, r, first:last]
                 for j in range(len(source)):
-                    to_bits[j] = _to_bfloat16(source[j])
-
-
-@compiled
-def _to_bfloat16(bits):
-    """Bits of a float32 (uint32) to those of the nearest bfloat16, in the low half."""
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    is_number = (bits & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000)
-    return rounded if is_number else np.uint32(0x7FC0)
+                    rounded[j] = narrow(source[j], rounded[j])
