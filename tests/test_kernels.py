@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels import cpu, ops, plain
 from models.projection import visible_max_pool
@@ -196,3 +197,21 @@ def test_more_views_and_rows_than_the_kernels_take():
     many = points("random", 40_000, 1, 2).requires_grad_()
     visible_max_pool(many, torch.ones(1, 40_000, 1, dtype=torch.bool)).sum().backward()
     assert torch.equal(many.grad.argmax(dim=1), many.argmax(dim=1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_tensor_code_asks_the_host_for_nothing(device):
+    """Of tensors without content neither a value nor a size that depends on values can be had."""
+    with FakeTensorMode():
+        cloud = torch.empty(2, 50, 3, device=device)
+        features = torch.empty(2, 50, 8, device=device)
+        index = plain.knn(cloud, cloud, 4)
+        bits = plain.pack_views(torch.empty(2, 50, 5, dtype=torch.bool, device=device))
+        assert plain.farthest_point_sample(cloud, 9, 0).shape == (2, 9)
+        assert plain.ball_query(cloud, cloud[:, :7], 0.3, 6).shape == (2, 7, 6)
+        pooled, row = plain.visible_max(features, bits, 5)
+        assert plain.visible_max_backward(pooled, row, 50).shape == features.shape
+        highest, winner = plain.neighbour_max(features, index)
+        assert plain.neighbour_max_backward(highest, winner, 50).shape == features.shape
+        mean = plain.neighbour_mean(features, index)
+        assert plain.neighbour_mean_backward(mean, index, 50).shape == features.shape

@@ -38,23 +38,15 @@ def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
 
 def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor:
     """(B, N, 3) and (B, S, 3) to (B, S, k) int64; see :func:`models.pointops.ball_query`."""
-    slots = torch.arange(k, device=points.device)
     parts = []
     for some_points, some_centres in by_clouds(points, centres):
         distance = _squared_distances(some_centres, some_points)  # (b, S, N)
-        inside = distance <= radius**2
-        counts = inside.sum(dim=2)  # (b, S)
-        # hits come ordered by cloud, centre and point, so those of one centre are a run of them
-        hits = inside.nonzero()[:, 2]
-        begins = counts.flatten().cumsum(0).view_as(counts) - counts
-        slot = torch.where(slots < counts.unsqueeze(2), slots, 0)  # (b, S, k)
-        empty = counts == 0
-        if empty.any():
-            hits = torch.cat([hits, distance[empty].argmin(dim=1)])
-            begins[empty] = torch.arange(
-                len(hits) - int(empty.sum()), len(hits), device=hits.device
-            )
-        parts.append(hits[begins.unsqueeze(2) + slot])
+        # how many are inside up to each point: the i-th of them is the first one that has i
+        rank = (distance <= radius**2).cumsum(dim=2, dtype=torch.int32)
+        order = torch.arange(1, k + 1, dtype=torch.int32, device=points.device)
+        found = torch.searchsorted(rank, order.expand(*rank.shape[:2], k).contiguous())
+        first = torch.where(rank[..., -1] > 0, found[..., 0], distance.argmin(dim=2))
+        parts.append(torch.where(found < points.shape[1], found, first.unsqueeze(2)))
     return torch.cat(parts)
 
 
