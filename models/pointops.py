@@ -38,8 +38,12 @@ def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
 
     Raises:
         ConfigError: if N < m.
+        ValueError: if the shapes are others, m is 0 or there is no point ``start``.
     """
+    _check_shapes(points, points, m, positions=True)
     _require(points.shape[1], m, "centres to sample")
+    if not 0 <= start < points.shape[1]:
+        raise ValueError(f"start must be one of {points.shape[1]} points, found {start}")
     return ops.farthest_point_sample(points.float(), m, start)
 
 
@@ -65,7 +69,13 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor
 
     paper: PointNet++ (Qi et al., NeurIPS 2017) takes any k points within the radius.
     here: the first k, as its authors' code does, because that is defined without a random draw.
+
+    Raises:
+        ConfigError: if there are no points.
+        ValueError: if the shapes are others or do not belong together, or k is 0.
     """
+    _check_shapes(points, centres, k, positions=True)
+    _require(points.shape[1], 1, "neighbours")
     return ops.ball_query(points.float(), centres.float(), radius, k)
 
 
@@ -82,7 +92,9 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
 
     Raises:
         ConfigError: if N < k.
+        ValueError: if the shapes are others or do not belong together, or k is 0.
     """
+    _check_shapes(points, queries, k)
     _require(points.shape[1], k, "neighbours of each point")
     find = ops.knn if points.shape[2] <= 3 else _knn_of_features
     return find(points.float(), queries.float(), k)
@@ -139,6 +151,25 @@ def interpolate_three_nn(points: Tensor, known: Tensor, features: Tensor) -> Ten
         mode="sum",
     )
     return carried.view(batch, -1, channels)
+
+
+def _check_shapes(points: Tensor, queries: Tensor, wanted: int, positions: bool = False) -> None:
+    """Refuse what the kernels, which read memory directly, would take for something else."""
+    of_points, of_queries = tuple(points.shape), tuple(queries.shape)
+    axes = "3" if positions else "C"
+    if (
+        len(of_points) != 3
+        or len(of_queries) != 3
+        or of_points[::2] != of_queries[::2]
+        or of_points[2] < 1
+        or (positions and of_points[2] != 3)
+    ):
+        raise ValueError(
+            f"expected points (B, N, {axes}) and queries (B, S, {axes}), found {of_points} and "
+            f"{of_queries}"
+        )
+    if wanted < 1:
+        raise ValueError(f"expected to be asked for at least one point, found {wanted}")
 
 
 def _require(count: int, wanted: int, what: str) -> None:

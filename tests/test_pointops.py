@@ -262,3 +262,28 @@ def test_neighbours_of_features_that_share_a_large_part_are_exact():
     distance = torch.cdist(features.double(), features.double())
     expected = distance.topk(20, dim=2, largest=False).indices.sort(dim=2).values
     assert torch.equal(knn(features, features, 20).sort(dim=2).values, expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: farthest_point_sample(x, 0),
+        lambda x: farthest_point_sample(x, 2, start=9),
+        lambda x: farthest_point_sample(x, 2, start=-1),
+        lambda x: farthest_point_sample(x[..., :2], 2),
+        lambda x: ball_query(x, x[:1], 0.5, 2),
+        lambda x: ball_query(x.repeat(1, 1, 2), x.repeat(1, 1, 2), 0.5, 2),
+        lambda x: ball_query(x, x, 0.5, 0),
+        lambda x: knn(x[:1], x, 2),
+        lambda x: knn(x[..., :2], x, 2),
+        lambda x: knn(x[0], x[0], 2),
+    ],
+)
+def test_what_the_kernels_would_read_beside_the_points_is_refused(call):
+    with pytest.raises(ValueError, match="found"):
+        call(cloud(2, 9, 3))
+
+
+def test_a_ball_among_no_points_is_refused():
+    with pytest.raises(ConfigError, match="cloud of 0 points"):
+        ball_query(torch.empty(2, 0, 3), cloud(2, 9, 3), 0.5, 2)
