@@ -50,7 +50,7 @@ def norm_act(
         from models.kernels.cpu_norms import NormAct  # where it is used: numba takes a second
 
         return NormAct.apply(rows, bias, norm.weight, norm.bias, norm, slope)
-    rows = rows if bias is None else rows + bias
+    rows = rows if bias is None else rows + bias.to(rows.dtype)
     rows = norm(rows)
     if slope == 1:
         return rows
@@ -79,6 +79,9 @@ def _is_fast(norm: nn.Module, x: Tensor) -> bool:
     return (
         type(norm) is nn.BatchNorm1d
         and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
         and x.device.type == "cpu"
         and x.dtype in FAST_TYPES
         and norm.weight.dtype is torch.float32

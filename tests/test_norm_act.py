@@ -160,3 +160,47 @@ def test_a_single_row_has_no_statistics():
     norm, _ = pair(4)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         norm_act.norm_act(norm, torch.randn(1, 4))
+
+
+@pytest.mark.parametrize(
+    "unusual", [{"momentum": None}, {"affine": False}, {"track_running_stats": False}]
+)
+def test_unusual_normalisations_take_the_plain_form(unusual):
+    norm, x = nn.BatchNorm1d(5, **unusual), torch.randn(4, 8, 5)
+    expected = plain(copy.deepcopy(norm), x, 0.0, True)
+    assert torch.equal(norm_act.norm_act_max(norm, x), expected)
+
+
+def test_a_bias_keeps_the_type_of_the_rows():
+    """In float16, which autocast offers on a CPU too, the linear map has left its bias out."""
+    norm, _ = pair(5)
+    rows = torch.randn(6, 5)
+    expected = norm(rows + 0.5)
+    out = norm_act.norm_act(norm, rows.half(), 1.0, torch.full((5,), 0.5))
+    assert out.dtype is torch.float16
+    near(out, expected.double(), 2e-3)
+
+
+@needs_numba
+def test_a_pass_without_gradients_moves_the_running_statistics_all_the_same():
+    norm, twin = pair(5)
+    x = torch.randn(4, 8, 5)
+    with torch.no_grad():
+        out = norm_act.norm_act_max(norm, x.requires_grad_())
+    plain(twin, x.double(), 0.0, True)
+    assert not out.requires_grad and norm.num_batches_tracked == 1
+    near(norm.running_var, twin.running_var, 2e-6)
+
+
+@needs_numba
+def test_two_backward_passes_add_up():
+    norm, _ = pair(7)
+    linear = nn.Linear(5, 7)
+    rows, bias = norm_act.linear_before_norm(linear, norm, torch.randn(8, 5))
+    loss = norm_act.norm_act(norm, rows, bias=bias).square().sum()
+    loss.backward(retain_graph=True)
+    once = linear.weight.grad.clone()
+    linear.bias.grad.add_(3)  # it belongs to the weight: the next pass adds nothing to it
+    loss.backward()
+    torch.testing.assert_close(linear.weight.grad, 2 * once)
+    assert (linear.bias.grad == 3).all()
