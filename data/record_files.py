@@ -110,28 +110,31 @@ def read_record(path: str | Path, names: Collection[str] | None = None) -> Recor
             begin, size = file.tell(), os.fstat(file.fileno()).st_size
             if size - begin != header["size"]:
                 raise ValueError(f"{size} bytes, expected {begin + header['size']}")
-            places = _places(header["arrays"], names)
+            places = _places(header["arrays"])
+            if places and places[-1][-1] != header["size"]:
+                raise ValueError(f"{places[-1][-1]} bytes of arrays, expected {header['size']}")
+            places = [place for place in places if names is None or place[0] in names]
             content = file.read(max((end for *_, end in places), default=0))
         if names is None and zlib.crc32(content) != header["crc"]:
             raise ValueError("wrong checksum")
+        return {
+            name: np.ndarray(shape, dtype, content, offset)
+            for name, dtype, shape, offset, _ in places
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"the record {path} is damaged ({error}); remove it, and the command that made it "
             "makes it again"
         ) from error
-    return {
-        name: np.ndarray(shape, dtype, content, offset) for name, dtype, shape, offset, _ in places
-    }
 
 
 def _places(
-    arrays: list[tuple[str, str, list[int]]], names: Collection[str] | None
+    arrays: list[tuple[str, str, list[int]]],
 ) -> list[tuple[str, np.dtype, list[int], int, int]]:
-    """(name, dtype, shape, begin, end) of the arrays, or of the named ones."""
+    """(name, dtype, shape, begin, end) of the arrays, which follow one another."""
     places, begin = [], 0
     for name, dtype, shape in arrays:
         end = begin + math.prod(shape) * np.dtype(dtype).itemsize
-        if names is None or name in names:
-            places.append((name, np.dtype(dtype), shape, begin, end))
+        places.append((name, np.dtype(dtype), shape, begin, end))
         begin = end
     return places

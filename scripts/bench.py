@@ -30,7 +30,7 @@ from scripts.benchmarks.measure import GROUPS, can_measure_memory, machine, memo
 from utils.config import did_you_mean, not_negative, positive
 from utils.device import choose_device, prepare_process
 from utils.errors import ConfigError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, check_place
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 MEASURED_WHEN_QUICK = ("projection",)  # a fresh process for every form takes its time
@@ -55,7 +55,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_groups(names: list[str]) -> None:
-    """Raise ConfigError for a group that there is not."""
+    """Raise ConfigError for a group that there is not, or for none at all."""
+    if not names:
+        raise ConfigError(f"--only names no group: expected some of {','.join(GROUPS)}")
     for name in names:
         if name not in GROUPS:
             raise ConfigError(
@@ -84,6 +86,8 @@ def measure(
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     check_groups(options.only)
+    if options.json:
+        check_place(options.json)
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)

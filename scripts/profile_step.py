@@ -6,6 +6,8 @@
 Steps with distillation by each student's own recipe, after a warm-up, under PyTorch's profiler: CPU
 time, or the time of the CUDA kernels that each operator launched. An operator belongs to the
 outermost one around it whose name says what it is for, so what a product calls counts as a product.
+The time by the clock is taken without the profiler: what it has beyond that of the kernels, the GPU
+spends waiting for the host.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from scripts.benchmarks.measure import machine
+from scripts.benchmarks.measure import machine, seconds
 from scripts.benchmarks.training import Training, make_training
 from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process
 from utils.errors import ConfigError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, check_place
 
 ENCODERS = ("pointnet", "pointnet2_ssg", "dgcnn", "curvenet")
 DATA = "a batch of data"  # the mark around drawing one
@@ -32,8 +34,18 @@ DATA = "a batch of data"  # the mark around drawing one
 # A backward pass has the same operators, and those called <Name>Backward around them.
 KINDS = {
     "data": (DATA,),
-    "optimiser": ("Optimizer.",),
-    "projection": ("point_kernels::visible_max", "GeneratedBackwardFor_point_kernels_visible_max"),
+    "optimiser": ("Optimizer.", "aten::_foreach"),  # those outside it clip the gradient
+    "projection": (
+        *("point_kernels::visible_max", "GeneratedBackwardFor_point_kernels_visible_max"),
+        "point_kernels::pack_views",
+    ),
+    # first: as operators these belong to the kernels, and the kernels are the kind that follows
+    "pooling, gathering": (
+        *("point_kernels::neighbour", "GeneratedBackwardFor_point_kernels_neighbour"),
+        *("aten::max", "aten::amax", "aten::mean", "Max", "Amax", "Mean", "_MaxOverRows"),
+        *("aten::embedding_bag", "aten::_embedding_bag", "EmbeddingBag", "aten::index", "Index"),
+        *("aten::gather", "Gather", "aten::scatter", "Scatter", "aten::cat", "Cat"),
+    ),
     "point operations": (
         "point_kernels::",
         *("aten::topk", "aten::sort", "aten::argmax", "aten::cdist", "aten::bitwise"),
@@ -53,11 +65,7 @@ KINDS = {
         *("aten::relu", "Relu", "aten::leaky_relu", "LeakyRelu", "aten::threshold"),
         *("aten::dropout", "aten::native_dropout", "NativeDropout", "CudnnBatchNorm"),
         *("aten::cudnn_batch_norm", "aten::softmax", "aten::_softmax", "Softmax"),
-    ),
-    "pooling, gathering": (
-        *("aten::max", "aten::amax", "aten::mean", "Max", "Amax", "Mean", "_MaxOverRows"),
-        *("aten::embedding_bag", "aten::_embedding_bag", "EmbeddingBag", "aten::index", "Index"),
-        *("aten::gather", "Gather", "aten::scatter", "Scatter", "aten::cat", "Cat"),
+        *("NormAct", "aten::addcmul", "Addcmul", "aten::var_mean", "VarMean"),
     ),
 }
 OTHER = "other (sums, copies, host)"
@@ -122,14 +130,14 @@ def profile_training(training: Training, warm_up: int, steps: int) -> dict[str, 
     return {kind: time / steps for kind, time in spent.items()}
 
 
-def lines(title: str, spent: dict[str, float]) -> str:
-    """A student's table as text, the largest share first."""
+def lines(title: str, spent: dict[str, float], wall: float) -> str:
+    """A student's table as text, the largest share first; ``wall``: milliseconds of a step."""
     total = sum(spent.values())
     rows = sorted(spent.items(), key=lambda item: -item[1])
     body = "".join(
         f"  {kind:28}{time:10.2f} ms{100 * time / total:6.1f} %\n" for kind, time in rows
     )
-    return f"{title}: {total:.2f} ms\n{body}"
+    return f"{title}: {total:.2f} ms, by the clock {wall:.2f} ms\n{body}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -138,6 +146,8 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown or not options.encoders:
         raise ConfigError(f"--encoders: found {sorted(unknown)}, expected some of {ENCODERS}")
     device = choose_device(options.device)
+    output = options.output or Path("expt") / f"profile_{device.type}.txt"
+    check_place(output)
     prepare_process(device, options.threads)
     about = machine(device)
     counted = "time of CUDA kernels" if device.type == "cuda" else "CPU time"
@@ -150,10 +160,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(text, flush=True)
     for encoder in options.encoders:
         training = make_training(encoder, options.batch, options.points, device, options.amp)
-        found = lines(encoder, profile_training(training, options.warm_up, options.steps))
+        spent = profile_training(training, options.warm_up, options.steps)
+        wall = 1e3 * seconds(training.step, device, options.steps)
+        found = lines(encoder, spent, wall)
         print(found, flush=True)
         text += f"\n{found}"
-    output = options.output or Path("expt") / f"profile_{device.type}.txt"
     with atomic_path(output) as temporary:
         temporary.write_text(text)
 

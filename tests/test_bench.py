@@ -1,5 +1,7 @@
 """The benchmark: its figures are complete, and a form that is wrong is not timed."""
 
+import json
+
 import pytest
 import torch
 from conftest import ROOT
@@ -82,7 +84,33 @@ def test_a_table_of_speed_is_printed_by_name(figures, capsys):
         make_tables.main([*words, "--data", "bench_tpu"])
 
 
+@pytest.mark.parametrize(
+    "damaged", ["", "[]", '{"rows": 3}', "no milliseconds"], ids=["empty", "list", "rows", "zero"]
+)
+def test_a_damaged_benchmark_is_refused(figures, tmp_path, damaged):
+    if damaged == "no milliseconds":
+        content = report.read(figures)
+        content["rows"][0]["forms"]["ours"]["milliseconds"] = 0
+        damaged = json.dumps(content)
+    (tmp_path / "bench_cpu.json").write_text(damaged)
+    words = ["--results", str(tmp_path / "results.csv"), "--kind", "speed", "--data", "bench_cpu"]
+    with pytest.raises(DataError, match="no result of python -m scripts.bench"):
+        make_tables.main(words)
+
+
+@pytest.mark.parametrize("program", [(bench, "--json"), (profile_step, "--output")])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(program, tmp_path):
+    main, option = program[0].main, program[1]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/speed.* cannot be written"):
+        main([option, str(tmp_path / "file" / "speed.json"), "--device", "cpu"])
+    with pytest.raises(ConfigError, match="is a folder"):
+        main([option, str(tmp_path), "--device", "cpu"])
+
+
 def test_an_unknown_group_is_refused():
+    with pytest.raises(ConfigError, match="--only names no group"):
+        bench.main(["--only", ","])
     with pytest.raises(ConfigError, match="did you mean 'points'"):
         bench.main(["--only", "projection,point"])
 
@@ -167,6 +195,13 @@ def test_memory_is_that_of_the_form_alone():
         ("point_kernels::visible_max_backward", "projection"),
         ("Optimizer.step#SGD.step", "optimiser"),
         ("aten::cross_entropy_loss", "loss"),
+        ("point_kernels::pack_views", "projection"),
+        ("point_kernels::knn_of_features", "point operations"),
+        ("point_kernels::neighbour_max_backward", "pooling"),
+        ("GeneratedBackwardFor_point_kernels_neighbour_mean_defaultBackward", "pooling"),
+        ("NormAct", "normalisation"),
+        ("autograd::engine::evaluate_function: NormActMaxBackward", "normalisation"),
+        ("aten::_foreach_norm", "optimiser"),
         ("aten::add", None),
     ],
 )

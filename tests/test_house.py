@@ -140,6 +140,12 @@ def test_every_line_of_what_a_gpu_should_measure_is_parsed(tmp_path, tiny):
     commands = [part for line in done.stdout.splitlines() for part in line.split(" && ")]
     commands = [part.removeprefix("python ") for part in commands if not part.startswith("==")]
     assert commands[0].startswith("-m pytest")
+    on_a_gpu = [p for p in (ROOT / "tests").glob("test_*.py") if "needs_cuda" in p.read_text()]
+    assert {f"tests/{path.name}" for path in on_a_gpu} - {"tests/test_house.py"} <= set(
+        commands[0].split()
+    )
+    students = [line for line in commands if line.startswith("train_student.py")]
+    assert all(("train.cuda_graph=true" in line) == (not tiny) for line in students)
     for command in commands[1:]:
         parse_line(command)
     trained = re.findall(r"train_student.py \S+ run.name=(\S+) train.epochs=(\d+)", done.stdout)

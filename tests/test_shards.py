@@ -343,6 +343,9 @@ def test_damaged_records_are_refused_and_empty_ones_made_again(tmp_path, whole):
     write_record(path, make_record())
     content = path.read_bytes()
     damages = [content[:-1], content + b"\0", b"{}\n", content[:20], b"[]\n", b"\xff\n"]
+    # a header that promises more than there is
+    damages.append(content.replace(b'"sizes", "<i8", [2', b'"sizes", "<i8", [9', 1))
+    assert content not in damages
     for damaged in damages:
         path.write_bytes(damaged)
         for names in (None, ("sizes",)):

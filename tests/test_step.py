@@ -1,5 +1,6 @@
 """A training step: nothing in it waits for the host, and its other forms compute the same."""
 
+import contextlib
 import copy
 import functools
 import sys
@@ -22,7 +23,7 @@ from utils.errors import ConfigError
 from utils.meters import EpochSums
 from utils.optim import build_optimizer, load_optimizer, set_learning_rate
 from utils.settings import OptimSettings, PointAugmentation, TrainSettings, ViewAugmentation
-from utils.step import build_step, check_step
+from utils.step import WARM_UP, GraphStep, build_step, check_step
 
 CPU = torch.device("cpu")
 SHAPES, CLASSES, PARTS, VIEWS = 2, 3, 5, 3
@@ -304,6 +305,48 @@ def train_some(
         output = step({name: value.to(device) for name, value in batch.items()})
         losses.append(output.losses["distill"].detach().clone())
     return torch.stack(losses).tolist()
+
+
+def test_a_graph_takes_every_step_once_on_its_own_copy_of_the_batch(monkeypatch):
+    """Who calls what, without a GPU: warm-ups are steps, recording is none."""
+    recorded, updates = [], []
+    streams = {"current": "main"}
+
+    @contextlib.contextmanager
+    def on_stream(stream):
+        streams["current"], before = stream, streams["current"]
+        yield
+        streams["current"] = before
+
+    @contextlib.contextmanager
+    def record(graph, stream, capture_error_mode):
+        recorded.append(stream)
+        with on_stream(stream):
+            yield
+        graph.replay.side_effect = lambda: updates.append(step.call_args.args[0]["x"].item())
+
+    def take(batch):
+        if not recorded:
+            assert streams["current"] is graph_step.stream
+            updates.append(batch["x"].item())
+        return batch["x"]
+
+    for name, fake in {
+        "Stream": Mock,
+        "CUDAGraph": Mock,
+        "current_stream": Mock,
+        "stream": on_stream,
+        "graph": record,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    step = Mock(side_effect=take)
+    graph_step = GraphStep(step)
+    outputs = [graph_step({"x": torch.tensor(float(number))}) for number in range(6)]
+    assert updates == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert recorded == [graph_step.stream]  # that of the warm-ups
+    assert step.call_count == WARM_UP + 1
+    step.optimizer.zero_grad.assert_called_once_with(set_to_none=True)
+    assert outputs[-1] is graph_step.batch["x"]
 
 
 @needs_cuda

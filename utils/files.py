@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from utils.errors import ConfigError
 
 
 @contextmanager
@@ -30,3 +33,17 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(path: str | Path) -> None:
+    """Raise ConfigError unless a file can be written at ``path``; for programs that compute long
+    before they write. Its folder is there afterwards."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): give another place") from error
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected the name of a file to write")

@@ -133,6 +133,8 @@ class GraphStep:
     def _capture(self) -> None:
         self.step.optimizer.zero_grad(set_to_none=True)  # the graph makes gradients of its own
         self.graph = torch.cuda.CUDAGraph()
+        # On the stream of the warm-ups: a node of a backward pass belongs to the stream that it was
+        # made on, and an output that somebody still holds keeps those of the parameters alive.
         # Other threads (a loader's, which pins memory) may go on calling CUDA meanwhile.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self.output = self.step(self.batch)

@@ -109,7 +109,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise DataError(
             f"no benchmark {path}: make it with python -m scripts.bench --json {path}"
         ) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise DataError(
             f"{path} is no result of python -m scripts.bench ({error}): measure again"
         ) from error

@@ -17,12 +17,18 @@ from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.benchmarks.inputs import clouds, labels
 from scripts.benchmarks.training import make_training
 from scripts.reference import curvenet, pointmcd_students, pointnet2
+from utils.step import WARM_UP
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pointnet": pointmcd_students.PointNetCls,
     "pointnet2_ssg": pointnet2.Classification,
     "dgcnn": pointmcd_students.DGCNNCls,
     "curvenet": curvenet.CurveNet,
+}
+STEPS = {  # what train.amp and train.cuda_graph say
+    "float32": ("none", False),
+    "bf16": ("bf16", False),
+    "bf16, CUDA graph": ("bf16", True),
 }
 CHECKED = 2  # clouds: double precision for more would take longer than the contest
 # Float32 and double precision choose differently between neighbours, maxima and curves that are
@@ -34,10 +40,11 @@ LOGITS, GRADIENTS = 0.05, 0.4
 def contests(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], Contest]]:
     found = {f"{name}, fp + bp": partial(student, name, sizes, device) for name in NETWORKS}
     for name in NETWORKS:
-        for amp in ("none", "bf16"):
-            words = "float32" if amp == "none" else amp
+        for words, (amp, graph) in STEPS.items():
+            if graph and device.type != "cuda":
+                continue
             title = f"{name}, training step, distilled, {words}"
-            found[title] = partial(training_step, name, amp, sizes, device)
+            found[title] = partial(training_step, name, amp, graph, sizes, device)
     return found
 
 
@@ -129,8 +136,10 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def training_step(name: str, amp: str, sizes: Sizes, device: torch.device) -> Contest:
-    training = make_training(name, *sizes.students, device, amp)
+def training_step(name: str, amp: str, graph: bool, sizes: Sizes, device: torch.device) -> Contest:
+    training = make_training(name, *sizes.students, device, amp, graph)
+    for _ in range(WARM_UP if graph else 0):  # the first pass is then the one that records
+        training.step()
 
     def check() -> None:
         finite = bool(torch.isfinite(training.step()))

@@ -46,11 +46,12 @@ class Training:
 
 
 def make_training(
-    encoder: str, batch: int, points: int, device: torch.device, amp: str
+    encoder: str, batch: int, points: int, device: torch.device, amp: str, graph: bool = False
 ) -> Training:
     """Training of ``encoder`` by its file in ``scripts/configs``, with random codes of a teacher.
 
-    ``batch`` clouds of ``points`` points, seen from 12 views; ``amp`` as in the configuration.
+    ``batch`` clouds of ``points`` points, seen from 12 views; ``amp`` as in the configuration,
+    ``graph`` as ``train.cuda_graph``.
     """
     config = load_config(StudentConfig, [str(CONFIGS / f"{encoder}.yaml"), "data.name=none"])
     torch.manual_seed(0)
@@ -72,7 +73,7 @@ def make_training(
         "view_codes": torch.rand(batch, VIEWS, CODE),
     }
     fields = {name: field.to(device) for name, field in fields.items()}
-    train = config.train.model_copy(update={"amp": amp})
+    train = config.train.model_copy(update={"amp": amp, "cuda_graph": graph})
     optimizer = build_optimizer(config.optim, method.parameters(), in_graph=train.cuda_graph)
     step = build_step(method, optimizer, config.optim, train, device)
     return Training(method, step, fields, config.augment)
