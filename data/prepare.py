@@ -134,10 +134,10 @@ def make_records(
     if options.launched:
         return line
     left = sum(records.find(shape) is None for shape in shapes)
-    return (
-        f"{line}; {left:,} have no record in {works[0]} yet. When all shards are done, this "
-        f"command with --join for --shard {shard} makes the set"
-    )
+    join = f"this command with --join in the place of --shard {shard} makes the set"
+    if left:
+        return f"{line}; {left:,} have no record in {works[0]} yet. After the other shards, {join}"
+    return f"{line}; every shape has its record in {works[0]}: {join}"
 
 
 def main() -> None:

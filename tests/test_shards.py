@@ -88,7 +88,9 @@ def test_torchrun_goes_with_neither(tmp_path, monkeypatch):
 def test_three_shards_joined_are_the_plain_set_byte_for_byte(tmp_path, whole):
     for number, left in ((2, 21), (1, 10), (3, 0)):
         line = run(tmp_path, "--shard", f"{number}/3")
-        assert f"of 32 shapes, those of shard {number}/3; {left} have no record" in line
+        rest = f"{left} have no record" if left else "every shape has its record"
+        assert f"of 32 shapes, those of shard {number}/3; {rest}" in line
+        assert f"--join in the place of --shard {number}/3" in line
         assert "with --join" in line
         assert not (tmp_path / "Set" / "report.json").exists()
         assert len(record_files(tmp_path)) == 32 - left
