@@ -46,6 +46,17 @@ def test_the_figures_are_complete(figures):
             assert row["forms"]["ours"]["memory_mib"] is not None
 
 
+def test_the_published_form_takes_a_turn_in_a_process_of_its_own():
+    build = measure.GROUPS["projection"](TINY, CPU)["projection, float32"]
+    with measure.published_apart("projection", "projection, float32", TINY) as apart:
+        assert apart(2) > 0
+    forms = measure.run_contest(build(), 1, CPU, lambda passes: 7.0)
+    assert forms["published_bare"]["milliseconds"] == 7000
+    row = {"forms": forms}
+    assert report.ratio(row, "published_bare") == 7000 / forms["ours"]["milliseconds"]
+    assert report.ratio(row) == forms["published"]["milliseconds"] / forms["ours"]["milliseconds"]
+
+
 def test_the_table_has_a_line_for_every_row(figures):
     content = report.read(figures)
     lines = report.table(content).splitlines()

@@ -1,6 +1,7 @@
 """How a contest is timed, its memory measured, and what is said about the place.
 
-All forms run in turns in one process, under the settings that it has.
+All forms run in turns in one process, under the settings that it has; on a CPU the published form
+takes its turns once more in a process that has none of our settings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +33,7 @@ GROUPS: dict[str, Callable[[Sizes, torch.device], dict[str, Callable[[], Contest
     "students": students.contests,
     "loading": loading.contests,
 }
+Apart = Callable[[int], float]  # number of passes -> seconds of one
 SHORTEST = 0.02  # seconds: shorter passes are timed several at a time
 FRESH = ["scripts.benchmarks.measure"]  # what a fresh process has imported
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -50,8 +54,12 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def run_contest(contest: Contest, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
+def run_contest(
+    contest: Contest, rounds: int, device: torch.device, apart: Apart | None = None
+) -> dict[str, dict[str, float]]:
     """First call of every form, the check, then ``rounds`` rounds in turns.
+
+    ``apart`` times passes of the published form elsewhere, which is the form ``published_bare``.
 
     Returns:
         Of each form ``milliseconds``, the median, and ``first_milliseconds``, with what is loaded
@@ -65,14 +73,43 @@ def run_contest(contest: Contest, rounds: int, device: torch.device) -> dict[str
         first[name] = seconds(form, device)
         passes[name] = max(1, round(SHORTEST / max(seconds(form, device), 1e-6)))
     contest.check()
-    times: dict[str, list[float]] = {name: [] for name in contest.forms}
+    timers: dict[str, Apart] = {
+        name: partial(seconds, form, device) for name, form in contest.forms.items()
+    }
+    if apart is not None:
+        first["published_bare"] = apart(1)
+        passes["published_bare"] = passes["published"]
+        timers["published_bare"] = apart
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for name, form in contest.forms.items():
-            times[name].append(seconds(form, device, passes[name]))
+        for name, timer in timers.items():
+            times[name].append(timer(passes[name]))
     return {
         name: {"milliseconds": 1e3 * median(times[name]), "first_milliseconds": 1e3 * first[name]}
-        for name in contest.forms
+        for name in timers
     }
+
+
+@contextmanager
+def published_apart(group: str, name: str, sizes: Sizes) -> Iterator[Apart]:
+    """Times the published form on a CPU in a process with PyTorch's and glibc's own settings."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(FRESH)
+    arguments = (group, name, sizes, torch.get_num_threads())
+    with context.Pool(1, _keep_contest, arguments) as pool:
+        yield lambda passes: pool.apply(_seconds_of_kept, (passes,))
+
+
+_kept: list[Contest] = []  # of a process of its own
+
+
+def _keep_contest(group: str, name: str, sizes: Sizes, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _kept.append(GROUPS[group](sizes, torch.device("cpu"))[name]())
+
+
+def _seconds_of_kept(passes: int) -> float:
+    return seconds(_kept[0].forms["published"], torch.device("cpu"), passes)
 
 
 def memory(group: str, name: str, form: str, sizes: Sizes, device: torch.device) -> float:
