@@ -81,7 +81,8 @@ def measure(
     for name, build in GROUPS[group](sizes, device).items():
         print(f"{name} ...", flush=True)
         contest = build()
-        twice = device.type == "cpu" and not bare and "published" in contest.forms
+        # a process of its own takes time to come up: where memory is left out, so is this
+        twice = with_memory and device.type == "cpu" and not bare and "published" in contest.forms
         with published_apart(group, name, sizes) if twice else nullcontext() as apart:
             forms: dict[str, dict[str, Any]] = run_contest(contest, rounds, device, apart)
         for form, figures in forms.items():
