@@ -26,9 +26,10 @@ from data.batches import epoch_steps
 from data.datasets import training_parts
 from data.storage import PreparedSplit
 from data.view_set import ViewSet
+from models.images import unit_images
 from models.methods import build_method
 from models.norms import synchronise_norms
-from models.teacher import ViewTeacher, build_teacher, initialise_backbone, unit_images
+from models.teacher import ViewTeacher, build_teacher, initialise_backbone
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.attention_vgg import AttentionVGG, descriptor
 from models.backbones import TORCHVISION, ImageBackbone
 from models.image_decoders import ImageDecoder, PartDecoder
+from models.images import unit_images
 from models.layers import check_category
 from models.outputs import TeacherOutput
 from utils.config import did_you_mean
@@ -41,11 +42,6 @@ def build_backbone(name: str, weights: str = "none") -> ImageBackbone | Attentio
             f"{did_you_mean(name, BACKBONES)}"
         )
     return ImageBackbone(name, weights)
-
-
-def unit_images(views: Tensor) -> Tensor:
-    """(..., 1 or 3, H, W), uint8 or float in [0, 1] -> the same, float in [0, 1]."""
-    return views.float() / 255 if views.dtype == torch.uint8 else views
 
 
 def code_layer(inputs: int) -> nn.Sequential:

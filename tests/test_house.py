@@ -229,3 +229,9 @@ def test_no_private_places_are_named():
         ):
             text = (ROOT / path).read_text()
             assert not re.search(r"/(work|root|home)/", text), path
+
+
+def test_students_do_not_import_the_backbones_of_teachers():
+    """torchvision takes seconds to import, and a table starts hundreds of processes."""
+    check = "import sys, train_student; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.images import unit_images
 from models.methods.base import Method, MethodOutput
-from models.teacher import unit_images
 
 
 class ImageAutoencoder(Method):
