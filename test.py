@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from data.batches import carve_validation
-from data.clouds import normalise_cloud, read_cloud
 from data.datasets import Part, PointSet
 from data.sampling import farthest_point_order
 from data.storage import PreparedSplit, open_split
@@ -36,7 +35,6 @@ from utils.engine import predict
 from utils.errors import ConfigError, DataError, run_main
 from utils.evaluation import evaluation_of, require_labels
 from utils.pictures import save_figure
-from utils.probe import Episodes, few_shot_report, svm_report
 from utils.report import describe_checkpoint, describe_probe, describe_test
 
 PICTURED_SHAPES = 8
@@ -161,6 +159,8 @@ def tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
 
 def probe(options: argparse.Namespace, device: torch.device) -> None:
     """Read frozen global features with a linear SVM, on any prepared classification set."""
+    from utils.probe import Episodes, few_shot_report, svm_report  # scikit-learn takes a second
+
     content = read_model(options.checkpoint, "student")
     data, seed = content["config"]["data"], options.random_weights
     if content["build"].get("task", "classification") != "classification":
@@ -206,6 +206,8 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
 
 def name_cloud(options: argparse.Namespace, device: torch.device) -> None:
     """Print what a student says of one cloud; needs its checkpoint and nothing else."""
+    from data.clouds import normalise_cloud, read_cloud  # trimesh takes a second
+
     content = read_model(options.checkpoint, "student")
     require_labels(content, options.checkpoint)
     student = build_model(content, options.checkpoint).to(device)

@@ -30,7 +30,7 @@ from models.students import Student, build_student, initialise_encoder
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
-from utils.device import choose_device, prepare_process, seed_everything
+from utils.device import choose_amp, choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
 from utils.engine import Work, fit, predict
 from utils.errors import DataError, run_main
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
     with process_group(device):
-        train(config, device)
+        train(choose_amp(config, device), device)
 
 
 def run_name(config: StudentConfig) -> str:

@@ -140,8 +140,8 @@ def make_records(
     return f"{line}; every shape has its record in {works[0]}: {join}"
 
 
-def main() -> None:
-    print(prepare(parse()))
+def main(arguments: list[str] | None = None) -> None:
+    print(prepare(parse(arguments)))
 
 
 if __name__ == "__main__":

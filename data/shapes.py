@@ -138,13 +138,13 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Generate the embedded shapes as OFF meshes.")
     parser.add_argument("folder", type=Path, help="where the class folders go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=20, help="training shapes per class")
     parser.add_argument("--test", type=int, default=10, help="test shapes per class")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     generate(options.folder, options.seed, options.train, options.test)
     total = len(CLASSES) * (options.train + options.test)
     print(f"{total} shapes of {len(CLASSES)} classes in {options.folder}")

@@ -13,7 +13,6 @@ import numpy as np
 
 from data.bank import Bank
 from data.cameras import Cameras
-from data.hidden_points import hidden_point_removal
 from data.storage import PreparedSplit, pack_visibility, unpack_visibility
 from utils.errors import ConfigError
 from utils.settings import DistillSettings
@@ -101,6 +100,8 @@ def _find_visibility(
         elif source == "random":
             seen = _shuffle_rows(seen, np.random.default_rng([seed, begin, 0x5EE]))
         elif source == "hpr":
+            from data.hidden_points import hidden_point_removal  # SciPy takes half a second
+
             seen = np.stack(
                 [
                     hidden_point_removal(cloud, cameras.centres)

@@ -8,10 +8,12 @@ of processes or machines change a byte of the result.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -27,6 +29,7 @@ from data.records import ShapeSettings, prepare_shape
 from data.sources import ShapeFile
 from utils.errors import DataError, RunError
 
+THREADS = "OMP_NUM_THREADS"
 AHEAD = 4  # shapes handed out for every worker: none waits for the next, and few lie in memory
 
 
@@ -67,8 +70,6 @@ def run_work(
 
 
 def _run_pool(shapes: list[ShapeFile], records: Records, workers: int, bar: tqdm) -> None:
-    # One process a core is enough: keep the numeric libraries of the workers from starting more.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _follow_parent)
     finished: SimpleQueue[Future[None]] = SimpleQueue()
@@ -79,8 +80,9 @@ def _run_pool(shapes: list[ShapeFile], records: Records, workers: int, bar: tqdm
 
     waiting = iter(shapes)
     try:
-        for shape in islice(waiting, AHEAD * workers):
-            submit(shape)
+        with _one_thread_each():  # the processes start as the first shapes are handed out
+            for shape in islice(waiting, AHEAD * workers):
+                submit(shape)
         for _ in shapes:
             finished.get().result()
             bar.update()
@@ -93,6 +95,19 @@ def _run_pool(shapes: list[ShapeFile], records: Records, workers: int, bar: tqdm
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that are started meanwhile keep their numeric libraries to one thread: there is one
+    process a core already. This process keeps its own, for what it does afterwards."""
+    before = os.environ.get(THREADS)
+    os.environ.setdefault(THREADS, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS]
 
 
 def _follow_parent() -> None:

@@ -18,6 +18,7 @@ TEACHER = [
     "teacher.backbone=squeezenet1_0",
     "train.epochs=1",
     "train.eval_every=1",
+    "train.amp=none",  # on any machine
 ]
 
 
@@ -45,6 +46,7 @@ class Workshop:
             "data.points=128",
             f"distill.bank={self.bank}",
             "train.epochs=2",
+            "train.amp=none",
             "train.batch_size=16",
             "train.eval_every=2",
             "train.pictures=false",

@@ -6,6 +6,7 @@ import sys
 
 sys.path.insert(0, ".")
 
+from scripts.in_one_process import read_commands  # noqa: E402
 from utils.config import load_config  # noqa: E402
 from utils.errors import run_main  # noqa: E402
 from utils.settings import StudentConfig, TeacherConfig  # noqa: E402
@@ -14,9 +15,12 @@ from utils.settings import StudentConfig, TeacherConfig  # noqa: E402
 CONFIGURED = {"train_teacher.py": TeacherConfig, "train_student.py": StudentConfig}
 
 
-def main() -> None:
-    program, *words = sys.argv[2:] if sys.argv[1] == "-m" else sys.argv[1:]
-    if program in CONFIGURED:
+def main(line: list[str]) -> None:
+    program, *words = line[1:] if line[0] == "-m" else line
+    if program == "scripts.in_one_process":
+        for command in read_commands(sys.stdin):
+            main(command)
+    elif program in CONFIGURED:
         load_config(CONFIGURED[program], words)
     else:
         importlib.import_module(program.removesuffix(".py")).parse(words)
@@ -27,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(sys.argv[1:]))

@@ -60,7 +60,7 @@ def parse_script(script: str, tmp_path: Path, *words: str, **environment: str):
 def test_every_line_of_the_demo_is_parsed(tmp_path):
     done = parse_script("demo.sh", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("parsed") == 10
+    assert done.stdout.count("parsed") == 11
 
 
 def test_every_line_of_the_table_is_parsed(tmp_path):

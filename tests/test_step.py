@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,10 +20,18 @@ from models.methods import METHODS, build_method
 from models.segmenters import SEGMENTERS
 from models.students import ENCODERS, build_student
 from models.teacher import build_teacher
+from utils.device import choose_amp, computes_bf16
 from utils.errors import ConfigError
 from utils.meters import EpochSums
 from utils.optim import build_optimizer, load_optimizer, set_learning_rate
-from utils.settings import OptimSettings, PointAugmentation, TrainSettings, ViewAugmentation
+from utils.settings import (
+    OptimSettings,
+    PointAugmentation,
+    StudentConfig,
+    TeacherConfig,
+    TrainSettings,
+    ViewAugmentation,
+)
 from utils.step import WARM_UP, GraphStep, build_step, check_step
 
 CPU = torch.device("cpu")
@@ -369,3 +378,25 @@ def test_a_compiled_method_computes_what_it_does_as_it_is(monkeypatch):
     compiled = train_some(CPU, sgd(), TrainSettings(compile=True), steps=3)
     assert compiled == pytest.approx(eager, rel=1e-4)
     compile_method.assert_called_once()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512_bf16 avx2", "bf16"), ("amx_bf16", "bf16"), ("avx512f avx_bf16x", "none")],
+)
+@pytest.mark.parametrize("kind", [StudentConfig, TeacherConfig])
+def test_precision_is_that_of_the_machine_if_asked(monkeypatch, flags, expected, kind):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}\n")
+    config = kind(data={"name": "Set"}, train={"amp": "auto", "epochs": 7})
+    settled = choose_amp(config, CPU)
+    assert settled.train.amp == expected
+    assert settled.train.epochs == 7 and settled.data == config.data
+    for asked in ("none", "bf16"):  # what was asked for stays
+        config = kind(data={"name": "Set"}, train={"amp": asked})
+        assert choose_amp(config, CPU) is config
+
+
+def test_no_precision_is_assumed_of_an_unknown_machine(monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    assert not computes_bf16(CPU)

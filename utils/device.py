@@ -7,10 +7,14 @@ import os
 import platform
 import re
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from utils.errors import ConfigError
+from utils.settings import StudentConfig, TeacherConfig
+
+Configuration = TypeVar("Configuration", StudentConfig, TeacherConfig)
 
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD = -1
@@ -49,13 +53,35 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # as torch.use_deterministic_algorithms, which imports a compiler first
+        torch.set_deterministic_debug_mode("warn")
         # that alone would fill every new tensor with NaN first, a third of the time of a step; it
         # guards code that reads memory before writing it, and nothing here does
         torch.utils.deterministic.fill_uninitialized_memory = False
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
+
+
+def choose_amp(config: Configuration, device: torch.device) -> Configuration:
+    """The configuration of a training with ``train.amp=auto`` settled for the device.
+
+    What was chosen belongs to the run: it is recorded, and a resumed run keeps it.
+    """
+    if config.train.amp != "auto":
+        return config
+    chosen = config.train.model_copy(update={"amp": "bf16" if computes_bf16(device) else "none"})
+    return config.model_copy(update={"train": chosen})
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products; without them, they are emulated,
+    which takes longer than float32. A CPU that is not asked about (no x86 under Linux) has none."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
 
 
 def keep_freed_memory() -> None:

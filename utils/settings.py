@@ -73,7 +73,8 @@ class TrainSettings(Group):
     epochs: Positive = 200
     batch_size: Positive = 32  # shapes a step, over all processes together
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    amp: Literal["none", "bf16"] = "none"
+    # autocast; auto: bf16 where the device has instructions for it, otherwise none
+    amp: Literal["none", "bf16", "auto"] = "none"
     eval_every: Positive = 10  # epochs between evaluations for the log; never a selection
     sync_norm: bool = True  # batch statistics of all processes together, not of each its own
     compile: bool = False  # the method, by torch.compile (needs a C++ compiler on a CPU)

@@ -77,9 +77,10 @@ class EagerStep:
     ):
         self.model, self.method, self.optimizer = model, method, optimizer
         self.clip = optim.clip
-        self.precision = contextlib.nullcontext()
-        if train.amp == "bf16":
-            self.precision = torch.autocast(device.type, torch.bfloat16)
+        self.precision = {
+            "none": contextlib.nullcontext(),
+            "bf16": torch.autocast(device.type, torch.bfloat16),
+        }[train.amp]
 
     def __call__(self, batch: Batch) -> Any:
         with self.precision:
