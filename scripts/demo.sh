@@ -16,10 +16,10 @@ train_teacher.py scripts/configs/demo/teacher.yaml run.name=demo_teacher
 export_teacher.py ckpt/teacher/demo_teacher.pth
 train_student.py scripts/configs/demo/student.yaml run.name=demo_baseline loss.distill=0
 train_student.py scripts/configs/demo/student.yaml run.name=demo_pointmcd distill.bank=$BANK
-test.py ckpt/teacher/demo_teacher.pth --results $RESULTS --pictures expt/demo
-test.py ckpt/student/demo_baseline.pth --results $RESULTS --pictures expt/demo
-test.py ckpt/student/demo_pointmcd.pth --results $RESULTS --pictures expt/demo
--m scripts.make_tables --results $RESULTS
+test.py ckpt/teacher/demo_teacher.pth --results "$RESULTS" --pictures expt/demo
+test.py ckpt/student/demo_baseline.pth --results "$RESULTS" --pictures expt/demo
+test.py ckpt/student/demo_pointmcd.pth --results "$RESULTS" --pictures expt/demo
+-m scripts.make_tables --results "$RESULTS"
 -m scripts.overview ckpt/student/demo_baseline.pth ckpt/student/demo_pointmcd.pth \
     --output expt/demo/overview.png
 LINES
