@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from models.kernels.compiled import compiled
+from models.kernels.maxima import raise_to_four
 
 
 @compiled
 def highest_neighbours(begin, end, values, index, highest, winner):
     """``values`` (B, N, C) and ``index`` to ``highest`` and ``winner`` (B, S, C), the second int32.
 
-    An item is a row. Four neighbours are compared at a time; only what is larger takes a place, so
-    of equal ones the first keeps it, and a neighbour repeated to fill the four changes nothing.
+    An item is a row. Of equal neighbours the first is the winner.
     """
     size, k = index.shape[1:]
     for item in range(begin, end):
@@ -29,17 +29,7 @@ def highest_neighbours(begin, end, values, index, highest, winner):
             who2, who3 = np.int32(near[min(j + 2, k - 1)]), np.int32(near[min(j + 3, k - 1)])
             x0, x1 = values[cloud, who0], values[cloud, who1]
             x2, x3 = values[cloud, who2], values[cloud, who3]
-            for c in range(len(best)):
-                high, from_ = best[c], who[c]
-                from_ = who0 if x0[c] > high else from_
-                high = x0[c] if x0[c] > high else high
-                from_ = who1 if x1[c] > high else from_
-                high = x1[c] if x1[c] > high else high
-                from_ = who2 if x2[c] > high else from_
-                high = x2[c] if x2[c] > high else high
-                from_ = who3 if x3[c] > high else from_
-                high = x3[c] if x3[c] > high else high
-                best[c], who[c] = high, from_
+            raise_to_four(best, who, (x0, x1, x2, x3), (who0, who1, who2, who3))
 
 
 @compiled

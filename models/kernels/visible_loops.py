@@ -13,6 +13,7 @@ import numpy as np
 
 from models.kernels.compiled import compiled
 from models.kernels.halves import narrow, wide
+from models.kernels.maxima import raise_to_four
 
 ROWS, LANES = 32, 256  # of a block: 32 KiB
 
@@ -79,26 +80,13 @@ def visible_maxima(begin, end, features, bits, pooled, row):
 
 @compiled
 def _raise(block, seen, hits, base, highest, who):
-    """Raise ``highest`` to the rows ``seen`` of ``block``, four at a time; ``who`` is from where.
-
-    Only what is larger takes a place, so of equal rows the first keeps it.
-    """
+    """Raise ``highest`` to the rows ``seen`` of ``block``; ``who`` is from where."""
     for s in range(0, hits, 4):
         row0, row1, row2, row3 = seen[s], seen[s + 1], seen[s + 2], seen[s + 3]
-        x0, x1, x2, x3 = block[row0], block[row1], block[row2], block[row3]
         who0, who1 = np.int32(base + row0), np.int32(base + row1)
         who2, who3 = np.int32(base + row2), np.int32(base + row3)
-        for j in range(len(highest)):
-            high, from_ = highest[j], who[j]
-            from_ = who0 if x0[j] > high else from_
-            high = x0[j] if x0[j] > high else high
-            from_ = who1 if x1[j] > high else from_
-            high = x1[j] if x1[j] > high else high
-            from_ = who2 if x2[j] > high else from_
-            high = x2[j] if x2[j] > high else high
-            from_ = who3 if x3[j] > high else from_
-            high = x3[j] if x3[j] > high else high
-            highest[j], who[j] = high, from_
+        rows = block[row0], block[row1], block[row2], block[row3]
+        raise_to_four(highest, who, rows, (who0, who1, who2, who3))
 
 
 @compiled
