@@ -21,10 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels.choice import kernels_name
+from models.kernels.choice import NUMBA_TYPES, kernels_name
 from models.pooling import max_over_rows
-
-FAST_TYPES = (torch.float32, torch.bfloat16)
 
 
 def linear_before_norm(
@@ -83,7 +81,7 @@ def _is_fast(norm: nn.Module, x: Tensor) -> bool:
         and norm.track_running_stats
         and norm.momentum is not None
         and x.device.type == "cpu"
-        and x.dtype in FAST_TYPES
+        and x.dtype in NUMBA_TYPES
         and norm.weight.dtype is torch.float32
         and x.numel() > x.shape[-1]  # of one row PyTorch says what is wrong
         and not torch.compiler.is_compiling()

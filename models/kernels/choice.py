@@ -23,6 +23,9 @@ Name = Literal["numba", "triton", "plain"]
 
 MODULES: dict[Name, str] = {"numba": "cpu", "triton": "cuda", "plain": "plain"}
 USUAL: dict[str, Name] = {"cpu": "numba", "cuda": "triton"}
+# What the loops of numba read and write. It is here for callers that must not import numba, which
+# takes a second.
+NUMBA_TYPES = (torch.float32, torch.bfloat16)
 
 
 def kernels_for(device: torch.device) -> ModuleType:

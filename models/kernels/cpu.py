@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from models.kernels import edge_loops, point_loops, visible_loops
-from models.kernels.halves import TYPES, elements
+from models.kernels.choice import NUMBA_TYPES
+from models.kernels.halves import elements
 from models.kernels.threads import in_shares
 
 
@@ -61,7 +62,7 @@ def pack_views(visibility: Tensor) -> Tensor:
 
 def visible_max(features: Tensor, bits: Tensor, views: int) -> tuple[Tensor, Tensor]:
     batch, count, channels = features.shape
-    exact = features if features.dtype in TYPES else features.float()
+    exact = features if features.dtype in NUMBA_TYPES else features.float()
     pooled = exact.new_empty(batch, views, channels)
     row = torch.empty(batch, views, channels, dtype=torch.int16)
     arrays = elements(exact), bits.numpy(), elements(pooled), row.numpy()

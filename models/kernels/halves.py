@@ -13,11 +13,10 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-TYPES = (torch.float32, torch.bfloat16)
-
 
 def elements(tensor: Tensor) -> np.ndarray:
-    """A contiguous tensor of one of :data:`TYPES` as an array for the loops, sharing its memory."""
+    """A contiguous tensor as an array for the loops, sharing its memory; its type is one of
+    :data:`models.kernels.choice.NUMBA_TYPES`."""
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()
