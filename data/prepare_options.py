@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from data.meshes import UP_AXES
 from data.records import CloudSettings, ShapeSettings
 from data.render import SHADINGS
 from data.shapes import MOST_PER_CLASS
-from data.shards import launched_shard, processes_here, read_shard
+from data.shards import launched_shard, read_shard
 from data.sources import Source
 from utils.errors import ConfigError
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+from utils.machine import local_cores
 
 UP_HELP = (
     "the axis that is up in the files (default: z; y in the public ModelNet40 clouds, ScanObjectNN "
@@ -66,7 +64,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.shard = read_shard(options.shard) if options.shard is not None else None
     options.launched = launched_shard()
     if options.workers is None:
-        options.workers = max(CORES // processes_here(), 1)
+        options.workers = local_cores()
     _check_options(options)
     _check_shares(options)
     return options

@@ -49,8 +49,3 @@ def launched_shard(environment: Mapping[str, str] = os.environ) -> Shard | None:
     """The part of this process among those of ``torchrun``, None for a process of its own."""
     count = int(environment.get("WORLD_SIZE", "1"))
     return Shard(int(environment["RANK"]) + 1, count) if count > 1 else None
-
-
-def processes_here(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes ``torchrun`` runs on this machine, 1 without it."""
-    return int(environment.get("LOCAL_WORLD_SIZE", "1"))

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from data.datasets import move_batches
 from data.view_reader import ViewReader
-from utils.device import free_memory, local_cores
+from utils.device import free_memory
 from utils.distributed import is_main
 from utils.errors import ConfigError
+from utils.machine import local_cores
 
 Images = dict[str, Tensor]
 RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and what else the user runs

@@ -13,8 +13,9 @@ from data.storage import open_split
 from data.view_reader import ViewReader
 from data.view_set import ViewSet
 from data.view_store import DecodedViews, ResidentViews, fits, resident_bytes
-from utils.device import free_memory, local_cores
+from utils.device import free_memory
 from utils.errors import ConfigError
+from utils.machine import local_cores
 from utils.meters import TimedBatches
 from utils.settings import PointAugmentation, ViewAugmentation
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from utils.errors import ConfigError
+from utils.machine import local_processes
 from utils.settings import StudentConfig, TeacherConfig
 
 Configuration = TypeVar("Configuration", StudentConfig, TeacherConfig)
@@ -93,17 +94,6 @@ def keep_freed_memory() -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def local_cores() -> int:
-    """Cores for this process, of those that the processes of this run share on this machine."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // _local_processes())
-
-
-def _local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may still take on the device; on a CPU, its share of what is there.
 
@@ -121,7 +111,7 @@ def free_memory(device: torch.device) -> int:
     limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free // _local_processes()
+    return free // local_processes()
 
 
 def seed_everything(*keys: int) -> None:
