@@ -39,7 +39,7 @@ class SharedMLP(nn.Module):
         rows, bias = self._before_last_norm(x, bias)
         return norm_act(self.norms[-1], rows, bias=bias).view(*x.shape[:-1], -1)
 
-    def max_over_rows(self, x: Tensor) -> Tensor:
+    def forward_max(self, x: Tensor) -> Tensor:
         """The maximum of :meth:`forward` over the rows of each group, (..., k, widths[0]) to
         (..., widths[-1]), without the rows that it is the maximum of."""
         return self.max_after_first_linear(*linear_before_norm(self.linears[0], self.norms[0], x))

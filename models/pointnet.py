@@ -33,7 +33,7 @@ class TransformNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, C, C)."""
-        cloud = self.of_points.max_over_rows(x)  # (B, 256)
+        cloud = self.of_points.forward_max(x)  # (B, 256)
         change = self.last(self.of_cloud(cloud)).float()  # (B, C * C)
         channels = x.shape[2]
         return change.view(-1, channels, channels) + torch.eye(channels, device=x.device)

@@ -67,7 +67,7 @@ class BallNet(SharedMLP):
         index = ball_query(points, centres, self.radius, self.points)  # (B, S, k)
         if features is None:
             offset = gather_rows(points, index) - centres.unsqueeze(2)  # (B, S, k, 3)
-            return self.max_over_rows(offset)
+            return self.forward_max(offset)
         return self.max_after_first_linear(self.first_linear(points, features, centres, index))
 
     def first_linear(

@@ -101,7 +101,7 @@ class PointNet2Segmenter(nn.Module):
         few_centres = centres[:, :SECOND_CENTRES]
         first = self.first(points, points, centres)  # (B, 512, C1)
         second = self.second(centres, first, few_centres)  # (B, 128, C2)
-        cloud = self.last.max_over_rows(torch.cat([few_centres, second], dim=2))  # (B, 1024)
+        cloud = self.last.forward_max(torch.cat([few_centres, second], dim=2))  # (B, 1024)
 
         # a single known position serves every point, wherever it lies
         x = self.to_second(few_centres, second, few_centres[:, :1], cloud.unsqueeze(1))
