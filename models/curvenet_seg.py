@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from models.curvenet import CIC, FIRST_CHANNELS, Block
 from models.curvenet_blocks import SLOPE, FirstLPFA, Surroundings, drop_points
 from models.layers import LinearNorm, one_hot_category
+from models.norm_act import norm_act_max
 from models.outputs import StudentOutput
 from models.pointops import Sampling, interpolate_three_nn
-from models.pooling import max_over_rows
 from utils.errors import ConfigError
 
 
@@ -153,7 +153,7 @@ class CurveNetSegmenter(nn.Module):
         levels = self.descend(points)
         cloud = torch.cat(
             [
-                max_over_rows(layer(x))
+                norm_act_max(layer.norm, layer.linear(x), SLOPE)
                 for layer, (_, x) in zip(self.of_cloud, levels[-2:], strict=True)
             ],
             dim=1,
