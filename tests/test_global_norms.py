@@ -37,6 +37,8 @@ NETWORKS = {
 class Smooth(nn.Module):
     """A network without a choice in it, in float64, on all the ways in which moments are had."""
 
+    trains_all = True
+
     def __init__(self):
         super().__init__()
         self.lift = LinearNorm(3, 6)

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.augment import augment_points, augment_views
 from data.datasets import unpack_bits
-from models.methods import METHODS, build_method
+from models.methods import METHODS, Plain, PointMCD, build_method
 from models.segmenters import SEGMENTERS
 from models.students import ENCODERS, build_student
-from models.teacher import build_teacher
+from models.teacher import BACKBONES, build_teacher
 from utils.device import choose_amp, computes_bf16
 from utils.errors import ConfigError
 from utils.meters import EpochSums
@@ -49,8 +49,8 @@ CASES += [(name, "", "") for name in TEACHERS]
 IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet", "")]
 
 
-def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, amp: str = "none"):
-    """A function that draws a batch, takes a step with it and adds the output up."""
+def make_method(method: str, encoder: str, task: str, off: str = "") -> nn.Module:
+    """With all its terms, except the one that is ``off``."""
     torch.manual_seed(0)
     if method in TEACHERS:
         network = {
@@ -61,19 +61,24 @@ def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, 
             "image_autoencoder": lambda: build_teacher("vgg11_bn_attention", 0, task="autoencoder"),
         }[method]()
         weights = {"shape": 1.0, "view": 1.0} if method == "view_classification" else {"pixel": 1.0}
-        built = build_method(method, network, weights, smoothing=0.2)
-    else:
-        outputs = PARTS if task == "segmentation" else CLASSES
-        network = build_student(encoder, outputs, task=task, num_categories=CLASSES)
-        weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
-        if method == "plain":
-            del weights["distill"]
-        options = {"smoothing": 0.2, "distance": "l1"}
-        options["pooling"] = "global" if method == "pooled" else "visible"
-        name = "plain" if method == "plain" else "pointmcd"
-        built = build_method(name, network, weights, **options)
-    built = built.to(device).train()
-    data = {
+        weights.pop(off, None)
+        return build_method(method, network, weights, smoothing=0.2)
+
+    outputs = PARTS if task == "segmentation" else CLASSES
+    network = build_student(encoder, outputs, task=task, num_categories=CLASSES)
+    weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
+    if method == "plain":
+        del weights["distill"]
+    weights.pop(off, None)
+    options = {"smoothing": 0.2, "distance": "l1"}
+    options["pooling"] = "global" if method == "pooled" else "visible"
+    name = "plain" if method == "plain" else "pointmcd"
+    return build_method(name, network, weights, **options)
+
+
+def make_data() -> dict[str, torch.Tensor]:
+    """Every field that a method may read."""
+    return {
         "index": torch.arange(SHAPES),
         "label": torch.arange(SHAPES) % CLASSES,
         "points": torch.nn.functional.normalize(torch.randn(SHAPES, 512, 3), dim=2),
@@ -84,7 +89,12 @@ def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, 
         "views": torch.randint(0, 256, (SHAPES, VIEWS, 1, 32, 32), dtype=torch.uint8),
         "part_images": torch.randint(-1, PARTS + 1, (SHAPES, VIEWS, 32, 32)),
     }
-    data = {name: value.to(device) for name, value in data.items()}
+
+
+def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, amp: str = "none"):
+    """A function that draws a batch, takes a step with it and adds the output up."""
+    built = make_method(method, encoder, task).to(device).train()
+    data = {name: value.to(device) for name, value in make_data().items()}
     optim = OptimSettings(lr=0.01, clip=1.0)
     train = TrainSettings(amp=amp)
     optimizer = build_optimizer(optim, built.parameters())
@@ -184,6 +194,35 @@ def test_a_look_is_noticed(monkeypatch, look):
     x = torch.rand(4)
     with NothingLooks(), pytest.raises(AssertionError, match="makes the host wait"):
         look(x)
+
+
+WITHOUT = [("view_classification", "", "", off) for off in ("shape", "view")]
+for off in ("task", "distill"):
+    WITHOUT += [("pointmcd", "dgcnn", "classification", off)]
+    WITHOUT += [("pointmcd", "curvenet", "segmentation", off)]
+
+
+@pytest.mark.parametrize("case", [*CASES, *WITHOUT], ids="-".join)
+def test_a_method_knows_whether_every_parameter_gets_a_gradient(case):
+    """Processes that train together would wait for those that get none."""
+    method, data = make_method(*case), make_data()
+    data["visibility"] = unpack_bits(data.pop("packed"), VIEWS)
+    method.total(method(data).losses).backward()
+    reached = all(parameter.grad is not None for parameter in method.parameters())
+    assert reached == method.trains_all == (case[3:] not in (("task",), ("shape",)))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_parameter_of_a_backbone_gets_a_gradient(backbone):
+    network = build_teacher(backbone, CLASSES)
+    network(make_data()["views"]).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_projection_that_is_not_trained_gets_no_gradient():
+    student = build_student("pointnet", CLASSES, projection=True)
+    assert not Plain(student, {"task": 1.0}).trains_all
+    assert PointMCD(student, {"task": 1.0, "distill": 1.0}).trains_all
 
 
 def test_all_methods_are_looked_at():

@@ -43,7 +43,8 @@ def build_step(
     """The step of a training run; see :func:`check_step` for what cannot be had.
 
     Args:
-        method: ``forward(batch) -> output`` with ``.losses``, and ``total(losses)``.
+        method: ``forward(batch) -> output`` with ``.losses``, ``total(losses)`` and, in several
+            processes, ``trains_all``: whether that gives every parameter a gradient.
         optimizer: of its parameters, built for a graph if ``train.cuda_graph``.
     """
     step = EagerStep(_runnable(method, train, device), method, optimizer, optim, train, device)
@@ -58,8 +59,7 @@ def _runnable(method: nn.Module, train: TrainSettings, device: torch.device) -> 
     return DistributedDataParallel(
         method,
         device_ids=[device.index] if device.type == "cuda" else None,
-        # A weight of 0 leaves parameters without gradient (the classifier, in pre-training).
-        find_unused_parameters=True,
+        find_unused_parameters=not method.trains_all,
     )
 
 

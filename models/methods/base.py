@@ -76,6 +76,14 @@ class Method(nn.Module):
         needed = {f for term in self.weights for f in self.term_fields.get(term, ())}
         return (*self.inputs, *sorted(needed))
 
+    @property
+    def trains_all(self) -> bool:
+        """Whether the active terms give every parameter a gradient; a method overrides it where a
+        weight of 0 leaves some without. Processes that train together are told: to find out, they
+        would look through the graph and tell each other in every step.
+        """
+        return True
+
     def forward(self, batch: dict[str, Tensor]) -> MethodOutput:
         raise NotImplementedError
 

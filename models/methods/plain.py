@@ -34,6 +34,12 @@ class Plain(Method):
         self.target = TARGETS[network.task]
         self.term_fields = {**self.term_fields, "task": (self.target,)}
 
+    @property
+    def trains_all(self) -> bool:
+        """Not the classifier without ``task``, nor a projection without ``distill``."""
+        taught = self.network.projection is None or "distill" in self.weights
+        return taught and "task" in self.weights
+
     def forward(self, batch: dict[str, Tensor]) -> MethodOutput:
         return self.output(self.network(batch["points"], batch.get("label")), batch)
 

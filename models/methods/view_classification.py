@@ -25,6 +25,11 @@ class ViewClassification(Method):
         super().__init__(network, weights)
         self.smoothing = smoothing
 
+    @property
+    def trains_all(self) -> bool:
+        """Not the head of the shape's code without ``shape``."""
+        return "shape" in self.weights
+
     def forward(self, batch: dict[str, Tensor]) -> MethodOutput:
         output = self.network(batch["views"])
         losses = {}
