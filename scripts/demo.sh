@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 RESULTS=${RESULTS:-expt/demo/results.csv}
 BANK=expt/teacher/demo_teacher.h5
+# what a \ or a " of the path has to be between the quotes of the lines below
+TABLE=${RESULTS//\\/\\\\}
+TABLE=${TABLE//\"/\\\"}
 
 rm -f "$RESULTS"
 $PYTHON -m scripts.in_one_process <<LINES
@@ -16,10 +19,10 @@ train_teacher.py scripts/configs/demo/teacher.yaml run.name=demo_teacher
 export_teacher.py ckpt/teacher/demo_teacher.pth
 train_student.py scripts/configs/demo/student.yaml run.name=demo_baseline loss.distill=0
 train_student.py scripts/configs/demo/student.yaml run.name=demo_pointmcd distill.bank=$BANK
-test.py ckpt/teacher/demo_teacher.pth --results "$RESULTS" --pictures expt/demo
-test.py ckpt/student/demo_baseline.pth --results "$RESULTS" --pictures expt/demo
-test.py ckpt/student/demo_pointmcd.pth --results "$RESULTS" --pictures expt/demo
--m scripts.make_tables --results "$RESULTS"
+test.py ckpt/teacher/demo_teacher.pth --results "$TABLE" --pictures expt/demo
+test.py ckpt/student/demo_baseline.pth --results "$TABLE" --pictures expt/demo
+test.py ckpt/student/demo_pointmcd.pth --results "$TABLE" --pictures expt/demo
+-m scripts.make_tables --results "$TABLE"
 -m scripts.overview ckpt/student/demo_baseline.pth ckpt/student/demo_pointmcd.pth \
     --output expt/demo/overview.png
 LINES

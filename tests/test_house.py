@@ -14,6 +14,7 @@ from conftest import ROOT
 from parse_line import CONFIGURED
 
 import train_student
+from scripts.in_one_process import read_commands
 from utils.config import load_config
 from utils.settings import StudentConfig
 
@@ -61,6 +62,13 @@ def test_every_line_of_the_demo_is_parsed(tmp_path):
     done = parse_script("demo.sh", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("parsed") == 11
+
+
+def test_the_results_of_the_demo_may_lie_at_any_path(tmp_path):
+    results = f"""{tmp_path}/it's "\\a\\" $HOME #1.csv"""
+    lines = parse_script("demo.sh", tmp_path, PYTHON="bash -c cat", RESULTS=results).stdout
+    commands = read_commands(lines.splitlines())
+    assert [words.count(results) for words in commands] == [0] * 5 + [1] * 4 + [0]
 
 
 def test_every_line_of_the_table_is_parsed(tmp_path):
