@@ -419,6 +419,36 @@ def test_a_compiled_method_computes_what_it_does_as_it_is(monkeypatch):
     compile_method.assert_called_once()
 
 
+def test_the_compiler_hears_of_repeatable_operations(monkeypatch):
+    """It has a switch of its own, without which it times kernels to choose among them."""
+    from torch._inductor import config
+
+    before = config.deterministic, torch.get_deterministic_debug_mode()
+    monkeypatch.setattr("utils.step.torch.compile", lambda method, **options: method)
+    try:
+        config.deterministic = False
+        torch.set_deterministic_debug_mode("default")
+        train_some(CPU, sgd(), TrainSettings(compile=True), steps=1)
+        assert not config.deterministic
+        torch.set_deterministic_debug_mode("warn")
+        train_some(CPU, sgd(), TrainSettings(compile=True), steps=1)
+        assert config.deterministic and torch.get_deterministic_debug_mode() == 1
+    finally:
+        config.deterministic = before[0]
+        torch.set_deterministic_debug_mode(before[1])
+
+
+def test_without_bf16_it_is_not_asked_for(monkeypatch):
+    """A GPU that has none refuses it."""
+    monkeypatch.setattr("utils.step.torch.autocast", Mock(side_effect=RuntimeError("bf16")))
+    method = make_method("plain", "pointnet", "classification")
+    optim = OptimSettings()
+    optimizer = build_optimizer(optim, method.parameters())
+    build_step(method, optimizer, optim, TrainSettings(), CPU)
+    with pytest.raises(RuntimeError, match="bf16"):
+        build_step(method, optimizer, optim, TrainSettings(amp="bf16"), CPU)
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [("fpu avx512_bf16 avx2", "bf16"), ("amx_bf16", "bf16"), ("avx512f avx_bf16x", "none")],

@@ -53,6 +53,9 @@ def build_step(
 
 def _runnable(method: nn.Module, train: TrainSettings, device: torch.device) -> nn.Module:
     if train.compile:
+        if torch.are_deterministic_algorithms_enabled():
+            # once more, so that the compiler hears of it too; see utils.device.prepare_process
+            torch.use_deterministic_algorithms(True, warn_only=True)
         return torch.compile(method, dynamic=False)  # training batches are all of one size
     if world_size() == 1:
         return method
@@ -77,10 +80,11 @@ class EagerStep:
     ):
         self.model, self.method, self.optimizer = model, method, optimizer
         self.clip = optim.clip
+        # made only if asked for: a GPU without bfloat16 refuses it
         self.precision = {
-            "none": contextlib.nullcontext(),
-            "bf16": torch.autocast(device.type, torch.bfloat16),
-        }[train.amp]
+            "none": contextlib.nullcontext,
+            "bf16": lambda: torch.autocast(device.type, torch.bfloat16),
+        }[train.amp]()
 
     def __call__(self, batch: Batch) -> Any:
         with self.precision:
