@@ -30,13 +30,13 @@ from models.students import Student, build_student, initialise_encoder
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
-from utils.device import choose_amp, choose_device, prepare_process, seed_everything
+from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
 from utils.engine import Work, fit, predict
 from utils.errors import DataError, run_main
 from utils.metrics import accuracies
 from utils.part_metrics import part_scores, restrict_to_category
-from utils.run import Run, save_trained, training_record
+from utils.run import Run, choose_amp, save_trained, training_record
 from utils.settings import StudentConfig
 
 EVALUATION_BATCH = 64
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
     with process_group(device):
-        train(choose_amp(config, device), device)
+        train(config, device)
 
 
 def run_name(config: StudentConfig) -> str:
@@ -64,6 +64,8 @@ def run_name(config: StudentConfig) -> str:
 def train(config: StudentConfig, device: torch.device) -> None:
     data, settings, distill = config.data, config.student, config.distill
     name = config.run.name or run_name(config)
+    folder = Path(config.run.runs) / name
+    config = choose_amp(config, device, folder)
     training_part, watched_part = training_parts(data, config.protocol)
     split = training_part.split
 
@@ -114,7 +116,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         ),
         config.optim,
         config.train,
-        Run(Path(config.run.runs) / name, config, inputs, config.run.restart),
+        Run(folder, config, inputs, config.run.restart),
         device,
     )
     record = training_record(history, config, split, device)

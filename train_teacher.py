@@ -33,14 +33,14 @@ from models.teacher import ViewTeacher, build_teacher, initialise_backbone
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
-from utils.device import choose_amp, choose_device, prepare_process, seed_everything
+from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
 from utils.engine import Work, fit, predict
 from utils.errors import DataError, run_main
 from utils.evaluation import PixelParts, Reconstruction
 from utils.metrics import accuracies
 from utils.part_metrics import counted_scores, part_counts, restrict_to_category
-from utils.run import Run, save_trained, training_record
+from utils.run import Run, choose_amp, save_trained, training_record
 from utils.settings import TeacherConfig
 
 METHODS = {
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
     with process_group(device):
-        train(choose_amp(config, device), device)
+        train(config, device)
 
 
 def train(config: TeacherConfig, device: torch.device) -> None:
@@ -65,6 +65,8 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     kind = {"classification": "", "segmentation": "_partseg", "autoencoder": "_autoencoder"}
     data_name = Path(data.name).name + kind[settings.task]
     name = config.run.name or f"{data_name}_{settings.backbone}_s{config.train.seed}"
+    folder = Path(config.run.runs) / name
+    config = choose_amp(config, device, folder)
     training_part, watched_part = training_parts(data, config.protocol)
     split = training_part.split
 
@@ -114,7 +116,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         ),
         config.optim,
         config.train,
-        Run(Path(config.run.runs) / name, config, inputs, config.run.restart),
+        Run(folder, config, inputs, config.run.restart),
         device,
     )
     record = training_record(history, config, split, device)

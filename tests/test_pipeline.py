@@ -128,6 +128,19 @@ def test_another_configuration_or_other_data_do_not_continue_a_run(workshop, dis
     assert read_model(distilled)["config"]["optim"]["lr"] == 0.05
 
 
+@pytest.mark.parametrize("begun", ["auto", "none"])
+def test_a_run_keeps_its_precision_on_another_machine(workshop, monkeypatch, begun):
+    words = workshop.student_words(f"moved_{begun}", "train.epochs=1")
+    monkeypatch.setattr("utils.run.computes_bf16", lambda device: False)
+    train_student.main([*words, f"train.amp={begun}"])
+    before = workshop.student(f"moved_{begun}").read_bytes()
+    monkeypatch.setattr("utils.run.computes_bf16", lambda device: True)
+    train_student.main([*words, "train.amp=auto"])
+    assert workshop.student(f"moved_{begun}").read_bytes() == before
+    train_student.main([*words, "train.amp=auto", "run.restart=true"])
+    assert read_model(workshop.student(f"moved_{begun}"))["config"]["train"]["amp"] == "bf16"
+
+
 def test_a_run_that_is_finished_keeps_its_checkpoint(workshop):
     train_student.main(workshop.student_words("finished"))
     before = workshop.student("finished").read_bytes()

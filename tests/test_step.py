@@ -20,10 +20,11 @@ from models.methods import METHODS, Plain, PointMCD, build_method
 from models.segmenters import SEGMENTERS
 from models.students import ENCODERS, build_student
 from models.teacher import BACKBONES, build_teacher
-from utils.device import choose_amp, computes_bf16
+from utils.device import computes_bf16
 from utils.errors import ConfigError
 from utils.meters import EpochSums
 from utils.optim import build_optimizer, load_optimizer, set_learning_rate
+from utils.run import choose_amp
 from utils.settings import (
     OptimSettings,
     PointAugmentation,
@@ -451,19 +452,32 @@ def test_without_bf16_it_is_not_asked_for(monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [("fpu avx512_bf16 avx2", "bf16"), ("amx_bf16", "bf16"), ("avx512f avx_bf16x", "none")],
+    [("fpu avx512_bf16 avx2", True), ("amx_bf16", True), ("avx512f avx_bf16x", False)],
 )
-@pytest.mark.parametrize("kind", [StudentConfig, TeacherConfig])
-def test_precision_is_that_of_the_machine_if_asked(monkeypatch, flags, expected, kind):
+def test_a_cpu_says_whether_it_has_bf16(monkeypatch, flags, expected):
     monkeypatch.setattr(Path, "is_file", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}\n")
+    assert computes_bf16(CPU) == expected
+
+
+@pytest.mark.parametrize(("computes", "expected"), [(True, "bf16"), (False, "none")])
+@pytest.mark.parametrize("kind", [StudentConfig, TeacherConfig])
+def test_precision_is_that_of_the_machine_if_asked(monkeypatch, tmp_path, computes, expected, kind):
+    monkeypatch.setattr("utils.run.computes_bf16", lambda device: computes)
     config = kind(data={"name": "Set"}, train={"amp": "auto", "epochs": 7})
-    settled = choose_amp(config, CPU)
+    settled = choose_amp(config, CPU, tmp_path / "run")
     assert settled.train.amp == expected
     assert settled.train.epochs == 7 and settled.data == config.data
     for asked in ("none", "bf16"):  # what was asked for stays
         config = kind(data={"name": "Set"}, train={"amp": asked})
-        assert choose_amp(config, CPU) is config
+        assert choose_amp(config, CPU, tmp_path / "run") is config
+
+
+def test_the_main_process_chooses_the_precision_of_all(monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.run.computes_bf16", lambda device: True)
+    monkeypatch.setattr("utils.run.gather_objects", lambda mine: ["none", mine])
+    config = StudentConfig(data={"name": "Set"}, train={"amp": "auto"})
+    assert choose_amp(config, CPU, tmp_path / "run").train.amp == "none"
 
 
 def test_no_precision_is_assumed_of_an_unknown_machine(monkeypatch):

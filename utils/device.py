@@ -7,15 +7,11 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from utils.errors import ConfigError
 from utils.machine import local_processes
-from utils.settings import StudentConfig, TeacherConfig
-
-Configuration = TypeVar("Configuration", StudentConfig, TeacherConfig)
 
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD = -1
@@ -62,17 +58,6 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
-
-
-def choose_amp(config: Configuration, device: torch.device) -> Configuration:
-    """The configuration of a training with ``train.amp=auto`` settled for the device.
-
-    What was chosen belongs to the run: it is recorded, and a resumed run keeps it.
-    """
-    if config.train.amp != "auto":
-        return config
-    chosen = config.train.model_copy(update={"amp": "bf16" if computes_bf16(device) else "none"})
-    return config.model_copy(update={"train": chosen})
 
 
 def computes_bf16(device: torch.device) -> bool:

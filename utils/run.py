@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -15,10 +15,36 @@ from torch import nn
 
 from utils import checkpoint
 from utils.config import differences, dump_yaml
-from utils.device import describe
-from utils.distributed import barrier, is_main, world_size
+from utils.device import computes_bf16, describe
+from utils.distributed import barrier, gather_objects, is_main, world_size
 from utils.errors import ConfigError
 from utils.files import atomic_path
+from utils.settings import StudentConfig, TeacherConfig
+
+Configuration = TypeVar("Configuration", StudentConfig, TeacherConfig)
+IDENTITY, STATE = "identity.json", "state.pth"
+
+
+def choose_amp(config: Configuration, device: torch.device, folder: Path) -> Configuration:
+    """The configuration of the training in ``folder`` with ``train.amp=auto`` settled.
+
+    What was chosen belongs to the run: it is recorded, and a resumed run keeps it, also on another
+    device. The main process chooses for all.
+    """
+    if config.train.amp != "auto":
+        return config
+    begun = None if config.run.restart else read_identity(folder)
+    usual = "bf16" if computes_bf16(device) else "none"
+    amp = gather_objects(begun["train"]["amp"] if begun else usual)[0]
+    return config.model_copy(update={"train": config.train.model_copy(update={"amp": amp})})
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What the run in ``folder`` computes; None before the end of its first epoch, where it has
+    nothing to lose."""
+    if not (folder / IDENTITY).is_file() or not (folder / STATE).is_file():
+        return None
+    return json.loads((folder / IDENTITY).read_text())
 
 
 class Run:
@@ -35,7 +61,7 @@ class Run:
         self, folder: Path, settings: BaseModel, inputs: dict[str, str], restart: bool = False
     ):
         self.folder = folder
-        self.state_path = folder / "state.pth"
+        self.state_path = folder / STATE
         self.log_path = folder / "log.jsonl"
         # Where a run computes and whether it restarts are not part of what it computes.
         if world_size() > 1:  # each process has dropout, perhaps batch statistics of its own
@@ -50,14 +76,12 @@ class Run:
         if is_main():
             with atomic_path(folder / "config.yaml") as temporary:
                 temporary.write_text(dump_yaml(settings))
-            with atomic_path(folder / "identity.json") as temporary:
+            with atomic_path(folder / IDENTITY) as temporary:
                 temporary.write_text(json.dumps(self.identity, indent=1))
 
     def _refuse_other_configuration(self) -> None:
-        path = self.folder / "identity.json"
-        if not path.is_file() or not self.state_path.is_file():
-            return  # a run that ended before its first epoch has nothing to lose
-        differing = differences(json.loads(path.read_text()), self.identity)
+        begun = read_identity(self.folder)
+        differing = differences(begun, self.identity) if begun else []
         if differing:
             raise ConfigError(
                 f"{self.folder} holds a run of another configuration ({'; '.join(differing[:4])}); "
