@@ -1,7 +1,7 @@
 """Speed and memory of this project against the published forms, in one run on the device at hand.
 
     python -m scripts.bench --quick                          under a minute, small sizes
-    python -m scripts.bench --threads 2 --json expt/bench_cpu.json
+    python -m scripts.bench --threads 2 --json expt/bench_cpu.json       20 GiB of memory
     python -m scripts.bench --device cuda --json expt/bench_cuda.json
     python -m scripts.bench --only projection,points
 
@@ -36,11 +36,12 @@ from scripts.benchmarks.measure import (
     run_contest,
 )
 from utils.config import did_you_mean, not_negative, positive
-from utils.device import choose_device, prepare_process
+from utils.device import choose_device, free_memory, prepare_process
 from utils.errors import ConfigError, run_main
 from utils.files import atomic_path, check_place
 
 ROUNDS, QUICK_ROUNDS = 5, 2
+PUBLISHED_NEEDS = 20  # GiB, measured: of a process that keeps what it frees, and of one more
 MEASURED_WHEN_QUICK = ("projection",)  # a fresh process for every form takes its time
 
 
@@ -73,6 +74,24 @@ def check_groups(names: list[str]) -> None:
             )
 
 
+def check_memory(options: argparse.Namespace, device: torch.device) -> None:
+    """Refuse what would end in a process that the system kills.
+
+    Raises:
+        ConfigError: the published projection in full size, and too little free memory for it.
+    """
+    if device.type != "cpu" or options.quick or options.bare or "projection" not in options.only:
+        return
+    free = free_memory(device) / 2**30
+    if free < PUBLISHED_NEEDS:
+        others = ",".join(name for name in options.only if name != "projection")
+        raise ConfigError(
+            f"found {free:.1f} GiB of free memory, and the published projection takes up to "
+            f"{PUBLISHED_NEEDS} here, most of it freed and kept: use --quick, --bare"
+            + (f" or --only {others}" if others else "")
+        )
+
+
 def measure(
     group: str, sizes: Sizes, device: torch.device, rounds: int, with_memory: bool, bare: bool
 ) -> list[report.Row]:
@@ -100,6 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         check_place(options.json)
     device = choose_device(options.device)
+    check_memory(options, device)
     if options.threads:
         torch.set_num_threads(options.threads)
     if not options.bare:

@@ -177,11 +177,27 @@ def test_a_student_with_other_neighbours_is_not_timed(monkeypatch):
         contest.check()
 
 
+def test_too_little_memory_is_noticed_first(monkeypatch):
+    measured = []
+    monkeypatch.setattr(bench, "prepare_process", lambda device: None)
+    monkeypatch.setattr(bench, "measure", lambda *arguments: measured.append(arguments) or [])
+    monkeypatch.setattr(bench, "free_memory", lambda device: 15 * 2**30)
+    with pytest.raises(ConfigError, match="found 15.0 GiB .* --only points,students,loading"):
+        bench.main(["--device", "cpu"])
+    with pytest.raises(ConfigError, match="use --quick, --bare$"):
+        bench.main(["--device", "cpu", "--only", "projection"])
+    assert not measured
+    for words in (["--quick"], ["--bare"], ["--only", "loading"]):
+        bench.main(["--device", "cpu", *words])
+    assert len(measured) == 4 + 4 + 1
+
+
 @pytest.mark.parametrize("bare", [[], ["--bare"]], ids=["as our programs", "bare"])
 def test_the_process_has_our_settings_unless_it_is_bare(bare, monkeypatch, capsys):
     prepared = []
     monkeypatch.setattr(bench, "prepare_process", prepared.append)
     monkeypatch.setattr(bench, "measure", lambda *arguments: [])
+    monkeypatch.setattr(bench, "check_memory", lambda *arguments: None)
     bench.main(["--device", "cpu", *bare])
     assert prepared == ([] if bare else [CPU])
     assert ("--bare" in capsys.readouterr().out) == bool(bare)
