@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole method on the embedded shapes, under five minutes on two CPU cores: prepare, teacher,
+# The whole method on the embedded shapes, one and a half minutes on two CPU cores: prepare, teacher,
 # export, PointNet without and with distillation, test, table, overview picture.
 # Everything goes to data/Shapes, ckpt and expt; a second call finds the work done and only tests.
 set -euo pipefail
