@@ -11,7 +11,6 @@ BANK=expt/teacher/demo_teacher.h5
 TABLE=${RESULTS//\\/\\\\}
 TABLE=${TABLE//\"/\\\"}
 
-rm -f "$RESULTS"
 $PYTHON -m scripts.in_one_process <<LINES
 -m data.prepare --shapes --name Shapes --shapes-train 16 --shapes-test 12 \
     --points 1024 --image-size 48

@@ -155,8 +155,7 @@ def neighbour_max(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         ``index``, as a number below N.
     """
     highest, _, _, row = _reduce_bags(values, index, mode=2)
-    begins = torch.arange(0, values.shape[0] * values.shape[1], values.shape[1], device=row.device)
-    winner = row.view(*index.shape[:2], -1) - begins.view(-1, 1, 1)
+    winner = row.view(*index.shape[:2], -1) % values.shape[1]
     return highest.view(winner.shape), winner.int()
 
 

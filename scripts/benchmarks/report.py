@@ -74,13 +74,14 @@ def conditions(content: dict[str, Any]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     ours, published = row["forms"]["ours"], row["forms"].get("published")
     times = [row["forms"].get(form) for form in BOTH]
+    faster = [ratio(row, form) for form in BOTH]
     share = floor_share(row)
     return (
         row["name"],
         row["size"],
         *("-" if form is None else _time(form["milliseconds"]) for form in times),
         _time(ours["milliseconds"]),
-        *("-" if ratio(row, form) is None else f"{ratio(row, form):.1f}" for form in BOTH),
+        *("-" if many is None else f"{many:.1f}" for many in faster),
         _memory(published),
         _memory(ours),
         "-" if share is None else f"{100 * share:.0f} %",
