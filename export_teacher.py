@@ -17,10 +17,10 @@ import numpy as np
 from torch import Tensor
 
 from data.bank import Bank, write_bank
-from data.datasets import Part
+from data.datasets import Part, ViewSet
 from data.storage import open_split
-from data.view_set import ViewSet
-from utils.checkpoint import build_model, fingerprint, read_model
+from models.loading import build_model
+from utils.checkpoint import fingerprint, read_model
 from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process
 from utils.distributed import barrier, is_main, process_group

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from data.batches import carve_validation
-from data.datasets import Part, PointSet
-from data.sampling import farthest_point_order
+from data.datasets import Part, PointSet, ViewSet
+from data.geometry.sampling import farthest_point_order
 from data.storage import PreparedSplit, open_split
-from data.view_set import ViewSet
+from models.loading import build_model
 from models.students import build_student
 from utils import results
 from utils.answers import class_lines, part_lines
-from utils.checkpoint import build_model, read_model
+from utils.checkpoint import read_model
 from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import is_main, process_group
@@ -206,7 +206,7 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
 
 def name_cloud(options: argparse.Namespace, device: torch.device) -> None:
     """Print what a student says of one cloud; needs its checkpoint and nothing else."""
-    from data.clouds import normalise_cloud, read_cloud  # trimesh takes a second
+    from data.geometry.clouds import normalise_cloud, read_cloud  # trimesh takes a second
 
     content = read_model(options.checkpoint, "student")
     require_labels(content, options.checkpoint)

@@ -23,9 +23,9 @@ from torch import Tensor
 from data.batches import epoch_steps
 from data.datasets import PointSet, training_parts
 from data.storage import PreparedSplit
-from data.teaching import load_teaching
+from data.targets import load_teaching
+from models.layers.norms import synchronise_norms
 from models.methods import build_method
-from models.norms import synchronise_norms
 from models.students import Student, build_student, initialise_encoder
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model

@@ -23,13 +23,12 @@ import torch
 from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import training_parts
+from data.datasets import ViewSet, training_parts
 from data.storage import PreparedSplit
-from data.view_set import ViewSet
-from models.images import unit_images
+from models.images.teachers import ViewTeacher, build_teacher, initialise_backbone
+from models.layers.norms import synchronise_norms
+from models.losses import unit_images
 from models.methods import build_method
-from models.norms import synchronise_norms
-from models.teacher import ViewTeacher, build_teacher, initialise_backbone
 from utils import pictures
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config

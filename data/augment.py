@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.counter_random import sample_keys, uniform
+from data.rng import sample_keys, uniform
 from utils.settings import PointAugmentation, ViewAugmentation
 
 Batch = dict[str, Tensor]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from utils.distributed import local_share, rank, world_size
 from utils.errors import ConfigError, DataError
@@ -61,7 +64,7 @@ def training_batches(
     seed: int,
     epoch: int,
     balance: np.ndarray | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Shuffled full batches of one epoch, this process's part: (steps, local batch) int64.
 
     All processes shuffle alike and each takes its slice of every batch, so ``batch_size`` means the
@@ -101,7 +104,15 @@ def _draw_evenly(
     return np.concatenate(drawn)
 
 
-def evaluation_batches(members: np.ndarray, batch_size: int) -> list[torch.Tensor]:
+def evaluation_batches(members: np.ndarray, batch_size: int) -> list[Tensor]:
     """All samples in order; every ``world_size``-th batch is this process's, the last one short."""
     batches = torch.from_numpy(members).split(batch_size)
     return list(batches[rank() :: world_size()])
+
+
+def move_batches(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Batches of shape indices, (B,) each, to the device: all of an epoch in one copy."""
+    if len(batches) == 0:
+        return batches
+    sizes = [len(index) for index in batches]
+    return torch.cat(list(batches)).to(device).split(sizes)

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
-from data.cameras import project
 from data.parts import BACKGROUND
+from data.rendering.cameras import project
 from data.storage import SPLITS, PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError, run_main
 from utils.files import atomic_path

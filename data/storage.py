@@ -6,7 +6,7 @@ S shapes in the order of their sorted ids, P points and V views a shape:
     points      (S, P, 3) float32       unit sphere, z up, farthest-point order
     normals     (S, P, 3) float16       of the face under each point; winding decides the sign
     visibility  (S, P, ceil(V/8)) uint8 bit v (lowest first) says whether view v sees the point
-    intrinsics  (V, 3, 3) float64       extrinsics (V, 4, 4) float64, see data.cameras
+    intrinsics  (V, 3, 3) float64       extrinsics (V, 4, 4) float64, see data.rendering.cameras
     images      (bytes,) uint8          PNG streams end to end, the views of a shape side by side
     offsets     (S * V + 1,) int64      where each stream starts in ``images``
 
@@ -20,7 +20,7 @@ the label images, of which every pixel belongs to the same pixel of its view):
 Attributes: format, version, name, split, frame, source, class_names, part_names, recipe, settings
 (the last four JSON), recipe_hash, data_hash, image_size. Nothing is compressed by HDF5: a shape is
 one short read of each dataset, and nothing here shrinks enough to pay for it. The writer is
-``data.split_writer``.
+``data.prepare.writer``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class PreparedSplit:
         from it num_parts, and part_ranges, (begin, end) of each class' global part numbers.
         has_part_images: whether there are label images.
         recipe, settings: dicts. num_views, num_points, image_size: ints.
-        intrinsics (V, 3, 3), extrinsics (V, 4, 4): float64, see ``data.cameras``.
+        intrinsics (V, 3, 3), extrinsics (V, 4, 4): float64, see ``data.rendering.cameras``.
 
     Raises:
         DataError: missing, truncated, not such a file, or inconsistent.

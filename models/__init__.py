@@ -1,1 +1,5 @@
-"""What computes: teachers, encoders, projection, heads, losses, methods, point operations."""
+"""What computes: encoders, teachers, heads, losses, methods, point operations."""
+
+from models.loading import load_model
+
+__all__ = ["load_model"]

@@ -11,16 +11,11 @@ pulled to the teacher's code t_v of that same view:  L_vafp = mean |s_v - t_v|.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.kernels import ops
-from utils.distributed import share_of_count
-
-Distance = Literal["l1", "l2", "cosine"]
 
 MOST_VIEWS = 32
 
@@ -78,30 +73,3 @@ class ViewProjection(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         rows = self.norm(self.linear(pooled.flatten(0, 1)))  # (B * V, D)
         return F.relu(rows).view(*pooled.shape[:2], -1)
-
-
-def alignment_loss(
-    student_codes: Tensor, teacher_codes: Tensor, has_visible: Tensor, distance: Distance = "l1"
-) -> Tensor:
-    """Distance between the view codes, averaged over the views that see at least one point.
-
-    Args:
-        student_codes, teacher_codes: (B, V, D); no gradient flows to the teacher's.
-        has_visible: (B, V) bool, False for views that see no point.
-        distance: ``l1``, the mean absolute difference of the channels (the paper's); ``l2``, the
-            mean squared difference; ``cosine``, one minus the cosine of the angle between the
-            codes.
-
-    Returns:
-        Scalar; zero (with a gradient of zero) when no view of the batch sees a point. In several
-        processes it is their mean that is the average over the views of all.
-    """
-    student, taught = student_codes.float(), teacher_codes.detach().float()
-    if distance == "cosine":
-        per_view = 1 - F.cosine_similarity(student, taught, dim=2)  # (B, V)
-    else:
-        difference = student - taught
-        size = difference.abs() if distance == "l1" else difference.square()
-        per_view = size.mean(dim=2)  # (B, V)
-    weight = has_visible.to(per_view.dtype)
-    return (per_view * weight).sum() / share_of_count(weight.sum())

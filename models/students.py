@@ -1,10 +1,16 @@
 """Students by name: a point encoder and a classification head, or a part-segmentation network, and
 the projection to view codes for those that were taught by a 2D teacher.
 
-To add an encoder, write one file with a module that has ``feature_channels`` (C),
-``global_channels`` (D) and ``forward(points (B, N, 3)) -> EncoderOutput``, and one line in
-:data:`ENCODERS`; a part-segmentation network goes to ``models/segmenters.py``. Nothing else asks
-which network it has.
+To add an encoder, write one file in ``models/encoders`` with a module that has
+``feature_channels`` (C), ``global_channels`` (D) and ``forward(points (B, N, 3)) ->
+EncoderOutput``, and one line in :data:`ENCODERS`. Nothing else asks which network it has.
+
+Its form for part segmentation, if it has one, is a module of the same file with the same two
+attributes and ``forward(points (B, N, 3), category (B,)) -> StudentOutput`` with logits
+(B, N, parts). It is built with the number of parts of all categories together and that of the
+categories. ``init`` copies the layers that ``encoder_layers`` names, those that make the
+embeddings; ``category_layers`` are the ones among them whose size follows from the number of
+categories. What it shares with the encoder of classification, if anything, it names ``encoder``.
 """
 
 from __future__ import annotations
@@ -15,24 +21,31 @@ from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
 
-from models.curvenet import CurveNet
-from models.dgcnn import DGCNN
+from models.encoders.curvenet import CurveNet
+from models.encoders.curvenet_seg import CurveNetSegmenter
+from models.encoders.dgcnn import DGCNN, DGCNNSegmenter
+from models.encoders.pointnet import PointNet, PointNetSegmenter
+from models.encoders.pointnet2 import (
+    pointnet2_msg,
+    pointnet2_msg_segmenter,
+    pointnet2_ssg,
+    pointnet2_ssg_segmenter,
+)
 from models.heads import Hidden, PointMCDHead, PublishedHead
+from models.layers.pointops import Sampling, gather_rows
 from models.outputs import StudentOutput
-from models.pointnet import PointNet
-from models.pointnet2 import pointnet2_msg, pointnet2_ssg
-from models.pointops import Sampling, gather_rows
 from models.projection import ViewProjection, visible_max_pool
-from models.segmenters import SEGMENTERS
 from utils.config import did_you_mean
 from utils.errors import ConfigError
 
 
 class Entry(NamedTuple):
-    """How to build an encoder, the hidden layers of its paper's own classifier (none: not
-    offered), and the head that ``default`` stands for."""
+    """How to build an encoder and its form for part segmentation (None: not offered), the hidden
+    layers of its paper's own classifier (none: not offered), and the head that ``default`` stands
+    for."""
 
     build: Callable[[], nn.Module]
+    segmenter: Callable[[int, int], nn.Module] | None
     published: tuple[Hidden, ...] = ()
     default_head: str = "pointmcd"
 
@@ -41,16 +54,23 @@ class Entry(NamedTuple):
 # paper: DGCNN's classifier reads max || mean, 2048 channels.
 # here: its hidden layers read the maximum, 1024 channels, which is what PointMCD's DGCNN pools.
 ENCODERS = {
-    "pointnet": Entry(PointNet, (Hidden(512), Hidden(256, 0.3))),
-    "pointnet2_ssg": Entry(pointnet2_ssg, (Hidden(512, 0.4), Hidden(256, 0.4)), "published"),
-    "pointnet2_msg": Entry(pointnet2_msg, (Hidden(512, 0.4), Hidden(256, 0.5)), "published"),
-    "dgcnn": Entry(DGCNN, (Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2))),
-    "curvenet": Entry(CurveNet, (Hidden(512, 0.5, False),), "published"),
+    "pointnet": Entry(PointNet, PointNetSegmenter, (Hidden(512), Hidden(256, 0.3))),
+    "pointnet2_ssg": Entry(
+        pointnet2_ssg, pointnet2_ssg_segmenter, (Hidden(512, 0.4), Hidden(256, 0.4)), "published"
+    ),
+    "pointnet2_msg": Entry(
+        pointnet2_msg, pointnet2_msg_segmenter, (Hidden(512, 0.4), Hidden(256, 0.5)), "published"
+    ),
+    "dgcnn": Entry(
+        DGCNN, DGCNNSegmenter, (Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2))
+    ),
+    "curvenet": Entry(CurveNet, CurveNetSegmenter, (Hidden(512, 0.5, False),), "published"),
     # as its authors' code computes it, for their checkpoints
     "curvenet_released": Entry(
-        partial(CurveNet, released_momentum=True), (Hidden(512, 0.5, False),), "published"
+        partial(CurveNet, released_momentum=True), None, (Hidden(512, 0.5, False),), "published"
     ),
 }
+SEGMENTERS = {name: entry.segmenter for name, entry in ENCODERS.items() if entry.segmenter}
 HEADS = ("default", "pointmcd", "published")
 TASKS = ("classification", "segmentation")
 
@@ -151,8 +171,9 @@ def build_student(
         num_classes: in segmentation, the number of parts of all categories together.
         task: a name of :data:`TASKS`. num_categories: for segmentation.
         projection: with the head that maps what a view sees to the code of that view.
-        sampling: see :data:`models.pointops.Sampling`; ``stored`` is for clouds in farthest-point
-            order, as prepared sets hold them, and for networks that reduce their points.
+        sampling: see :data:`models.layers.pointops.Sampling`; ``stored`` is for clouds in
+            farthest-point order, as prepared sets hold them, and for networks that reduce their
+            points.
 
     Raises:
         ConfigError: an unknown name, or a head or a sampling that the network does not have.

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.cameras import RIGS, Cameras, find_rig, make_cameras
-from data.hidden_points import hidden_point_removal
-from data.render import RayScene, see_points
-from data.sampling import farthest_point_order, sample_surface
-from data.shapes import CLASSES, FIRST_NUMBER, make_shape, shape_rng
-from data.splats import estimate_normals, make_splats, see_splats
+from data.geometry.sampling import farthest_point_order, sample_surface
+from data.rendering.cameras import RIGS, Cameras, find_rig, make_cameras
+from data.rendering.hidden_points import hidden_point_removal
+from data.rendering.rays import RayScene, see_points
+from data.rendering.splats import estimate_normals, make_splats, see_splats
+from data.synthetic.shapes import CLASSES, FIRST_NUMBER, make_shape, shape_rng
 from utils.errors import ConfigError, run_main
 
 RADII, TOLERANCES = (0.8, 1.0, 1.2), (0.4, 0.6)  # of discs, in spacings

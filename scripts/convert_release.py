@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cloud_sources import SHAPENET_PARTS, part_names
+from data.sources.shapenetpart import PART_COUNTS, part_names
 from models.release.convert import Converted, convert
 from utils import checkpoint
 from utils.errors import DataError, run_main
@@ -116,8 +116,8 @@ def class_names(build: dict[str, Any]) -> list[str]:
     if build["task"] == "autoencoder":
         return []
     if build["task"] == "segmentation":
-        known, count = list(SHAPENET_PARTS), build["num_categories"]
-        fits = (build["num_classes"], count) == (sum(SHAPENET_PARTS.values()), len(known))
+        known, count = list(PART_COUNTS), build["num_categories"]
+        fits = (build["num_classes"], count) == (sum(PART_COUNTS.values()), len(known))
     else:
         known, count = MODELNET40.split(), build["num_classes"]
         fits = count == len(known)
@@ -164,7 +164,7 @@ def configuration(converted: Converted) -> dict[str, Any]:
 def training_record(converted: Converted, source: str, classes: list[str]) -> dict[str, Any]:
     """The fields of a training, empty, and ``released``: whose weights these are."""
     release = converted.release
-    known = converted.build["task"] == "segmentation" and classes == list(SHAPENET_PARTS)
+    known = converted.build["task"] == "segmentation" and classes == list(PART_COUNTS)
     return {
         "epochs": 0,
         "seconds": 0.0,

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from data.datasets import Part, PointSet
 from data.storage import PreparedSplit, open_split, unpack_visibility
-from utils.checkpoint import build_model, read_model
+from models.loading import build_model
+from utils.checkpoint import read_model
 from utils.engine import predict
 from utils.errors import DataError, run_main
 from utils.evaluation import require_labels

@@ -10,7 +10,7 @@ import torch
 
 import export_teacher
 import train_teacher
-from data import prepare
+from data.prepare import __main__ as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = [

@@ -11,7 +11,8 @@ import export_teacher
 import test as test_program
 import train_student
 import train_teacher
-from data import prepare, show
+from data import show
+from data.prepare import __main__ as prepare
 from scripts import make_tables
 from utils import checkpoint, results
 from utils.errors import run_main

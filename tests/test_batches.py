@@ -7,8 +7,8 @@ import torch
 from data import batches
 from data.augment import augment_points, augment_views
 from data.batches import carve_validation, evaluation_batches, training_batches
-from data.counter_random import sample_keys, uniform
 from data.datasets import unpack_bits
+from data.rng import sample_keys, uniform
 from data.storage import pack_visibility
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation

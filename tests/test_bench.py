@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from models import pointnet2, pointops
+from models.encoders import pointnet2
+from models.layers import pointops
 from scripts import bench, make_tables, profile_step
 from scripts.benchmarks import measure, points, projection, report, students
 from scripts.benchmarks.contest import TINY, Sizes

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.cameras import (
+from data.rendering.cameras import (
     RIGS,
     Rig,
     describe_recipe,

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from data.cloud_layouts import LAYOUTS, find_source
-from data.cloud_sources import SHAPENET_PARTS, SourceError, load_cloud, read_table
-from data.packed_clouds import SCANOBJECTNN_CLASSES, check_packed
+from data.sources.cloud_files import SourceError, load_cloud, read_table
+from data.sources.packed import check_packed
+from data.sources.registry import LAYOUTS, find_source
+from data.sources.scanobjectnn import CLASSES as SCANOBJECTNN_CLASSES
+from data.sources.shapenetpart import PART_COUNTS
 from utils.errors import ConfigError, DataError
 
 # The official numbering of the parts of ShapeNetPart, written out.
@@ -91,12 +93,12 @@ def make_scanobjectnn(folder, variant=""):
 def make_shapenet_part(folder, categories=("Airplane", "Chair", "Table")):
     """Two training, one validation and one test shape of each category."""
     listed = {"train": [], "val": [], "test": []}
-    synsets = {name: f"{place:08d}" for place, name in enumerate(SHAPENET_PARTS)}
-    firsts = dict(zip(SHAPENET_PARTS, np.cumsum([0, *SHAPENET_PARTS.values()]), strict=False))
+    synsets = {name: f"{place:08d}" for place, name in enumerate(PART_COUNTS)}
+    firsts = dict(zip(PART_COUNTS, np.cumsum([0, *PART_COUNTS.values()]), strict=False))
     for place, name in enumerate(categories):
         for number, split in enumerate(["train", "train", "val", "test"]):
             cloud = draw_cloud(10 * place + number, 80)
-            parts = firsts[name] + np.arange(80) % SHAPENET_PARTS[name]
+            parts = firsts[name] + np.arange(80) % PART_COUNTS[name]
             write_table(folder / synsets[name] / f"s{number}.txt", cloud, cloud, parts)
             listed[split].append(f"shape_data/{synsets[name]}/s{number}")
     lines = [f"{name}\t{synset}" for name, synset in synsets.items()]
@@ -203,7 +205,7 @@ def test_scanobjectnn_has_its_classes_and_variants(tmp_path):
 
 
 def test_shapenet_part_has_the_official_numbers(tmp_path):
-    layout, source = find(make_shapenet_part(tmp_path / "set", tuple(SHAPENET_PARTS)))
+    layout, source = find(make_shapenet_part(tmp_path / "set", tuple(PART_COUNTS)))
     assert layout == "shapenet-part"
     begin, found = 0, []
     for name in source.class_names:
@@ -214,14 +216,14 @@ def test_shapenet_part_has_the_official_numbers(tmp_path):
     assert begin == 50
     for shape in source.shapes:
         parts = load_cloud(shape).parts
-        np.testing.assert_array_equal(parts, np.arange(80) % SHAPENET_PARTS[shape.class_name])
+        np.testing.assert_array_equal(parts, np.arange(80) % PART_COUNTS[shape.class_name])
     splits = [shape.split for shape in source.shapes]
     assert (splits.count("train"), splits.count("test")) == (3 * 16, 16)
 
 
 def test_a_subset_of_shapenet_part_keeps_the_official_numbers(tmp_path):
     _, source = find(make_shapenet_part(tmp_path / "set", ("Chair", "Bag")))
-    assert source.class_names == list(SHAPENET_PARTS)
+    assert source.class_names == list(PART_COUNTS)
     assert {shape.class_name for shape in source.shapes} == {"Chair", "Bag"}
     assert source.skipped == []
 

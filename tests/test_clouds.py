@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from data.clouds import SURFACE_POINTS, normalise_cloud, read_cloud
+from data.geometry.clouds import SURFACE_POINTS, normalise_cloud, read_cloud
 from utils.errors import DataError
 
 POINTS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)

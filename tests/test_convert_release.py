@@ -14,12 +14,13 @@ from torch import nn
 
 import test
 import train_student
+from models import load_model
 from models.release.convert import convert as convert_state
 from models.release.networks import RELEASES
 from models.release.tables import expand, read_table
 from scripts import convert_release
 from scripts.reference import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
-from utils.checkpoint import load_model, read_model
+from utils.checkpoint import read_model
 from utils.errors import DataError
 
 STUDENTS = {

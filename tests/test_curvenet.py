@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.curvenet import BLOCKS, CurveAggregation, CurveGrouping, CurveNet
-from models.curvenet_blocks import LPFA, FirstLPFA, Surroundings, Walk, keep_ahead
-from models.pointops import ball_query, farthest_point_sample, knn
+from models.encoders.curvenet import BLOCKS, CurveAggregation, CurveGrouping, CurveNet
+from models.encoders.curvenet_blocks import LPFA, FirstLPFA, Surroundings, Walk, keep_ahead
+from models.layers.pointops import ball_query, farthest_point_sample, knn
 from utils.errors import ConfigError
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.dgcnn import DGCNN, EdgeConv
-from models.edges import edge_moments, neighbour_max, neighbour_mean
-from models.pointops import knn
+from models.encoders.dgcnn import DGCNN, EdgeConv
+from models.layers.edges import edge_moments, neighbour_max, neighbour_mean
+from models.layers.pointops import knn
 
 
 def gather_edges(x, index):

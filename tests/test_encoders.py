@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from models.encoders.pointnet import PointNet, orthogonality
+from models.encoders.pointnet2 import BallNet, Scale, pointnet2_ssg
+from models.layers.pointops import ball_query, farthest_point_sample, gather_rows
 from models.outputs import StudentOutput
-from models.pointnet import PointNet, orthogonality
-from models.pointnet2 import BallNet, Scale, pointnet2_ssg
-from models.pointops import ball_query, farthest_point_sample, gather_rows
 from models.students import ENCODERS, Student, build_student
 from utils.errors import ConfigError
 

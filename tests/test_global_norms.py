@@ -9,12 +9,12 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from models.curvenet_blocks import PositionEdges, Surroundings
-from models.dgcnn import EdgeConv
-from models.layers import LinearNorm
+from models.encoders.curvenet_blocks import PositionEdges, Surroundings
+from models.encoders.dgcnn import EdgeConv
+from models.layers.mlp import LinearNorm
+from models.layers.norms import GlobalBatchNorm, synchronise_norms
+from models.layers.pointops import gather_rows
 from models.methods import MethodOutput, build_method
-from models.norms import GlobalBatchNorm, synchronise_norms
-from models.pointops import gather_rows
 from models.students import build_student
 from utils.optim import build_optimizer
 from utils.settings import OptimSettings, TrainSettings
@@ -194,8 +194,8 @@ def test_norms_are_exchanged_in_place_and_compute_the_same(monkeypatch, shape):
     nn.init.normal_(plain[1][0].weight)
     nn.init.normal_(plain[1][0].bias)
     twin = copy.deepcopy(plain)
-    monkeypatch.setattr("models.norms.world_size", lambda: 2)
-    monkeypatch.setattr("models.norms.rank", lambda: 0)
+    monkeypatch.setattr("models.layers.norms.world_size", lambda: 2)
+    monkeypatch.setattr("models.layers.norms.rank", lambda: 0)
     monkeypatch.setattr(dist, "all_gather", lambda out, x: [o.copy_(x) for o in out])
     monkeypatch.setattr(dist, "all_reduce", lambda x: None)
     parameters = dict(twin.named_parameters())

@@ -5,13 +5,18 @@ import pytest
 from scipy.optimize import linprog
 from test_splats import ball, cloud_of, grid
 
-from data.cameras import find_rig, make_cameras
-from data.hidden_points import HPR_RADIUS, VISIBILITIES, hidden_point_removal, see_from_views
+from data.geometry.sampling import sample_surface
 from data.parts import BACKGROUND
-from data.render import RayScene, see_points
-from data.sampling import sample_surface
-from data.shapes import make_shape, shape_rng
-from data.splats import estimate_normals, make_splats
+from data.rendering.cameras import find_rig, make_cameras
+from data.rendering.hidden_points import (
+    HPR_RADIUS,
+    VISIBILITIES,
+    hidden_point_removal,
+    see_from_views,
+)
+from data.rendering.rays import RayScene, see_points
+from data.rendering.splats import estimate_normals, make_splats
+from data.synthetic.shapes import make_shape, shape_rng
 from scripts import compare_visibility
 from utils.errors import ConfigError, DataError
 

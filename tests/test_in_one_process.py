@@ -12,7 +12,7 @@ from conftest import ROOT
 from scripts import in_one_process
 from utils.errors import ConfigError
 
-SHAPES = "-m data.shapes {folder}/{name} --train 1 --test 1"
+SHAPES = "-m data.synthetic.shapes {folder}/{name} --train 1 --test 1"
 
 
 def run(lines: str, **environment: str) -> subprocess.CompletedProcess:
@@ -115,7 +115,7 @@ def test_a_closed_input_is_an_error(monkeypatch):
 
 def test_processes_that_share_the_input_are_refused():
     """One of them would take the lines, and wait for the others."""
-    done = run("-m data.shapes --help\n", LOCAL_WORLD_SIZE="2")
+    done = run("-m data.synthetic.shapes --help\n", LOCAL_WORLD_SIZE="2")
     assert done.returncode == 2 and "torchrun" in done.stderr
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from data.meshes import into_unit_sphere, load_mesh, turn_up
+from data.geometry.meshes import into_unit_sphere, load_mesh, turn_up
 from utils.errors import ConfigError, DataError
 
 SQUARE = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.losses import alignment_loss
 from models.methods import METHODS, Plain, PointMCD, build_method
 from models.outputs import EncoderOutput, StudentOutput
-from models.projection import alignment_loss
 from models.students import Classifier, Student
 from utils.errors import ConfigError
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import norm_act
 from models.kernels.choice import kernels_name
+from models.layers import norm_act
 
 # groups, rows of each, channels: blocks and runs that are not full, a single row a group, one group
 SIZES = [(37, 20, 48), (3, 700, 130), (5, 1, 7), (1, 3000, 3), (300, 16, 1)]

@@ -15,16 +15,15 @@ import trimesh
 from conftest import ROOT
 
 from data.batches import training_batches
-from data.cameras import project
-from data.datasets import Part, PointSet
-from data.meshes import load_mesh
+from data.datasets import Part, PointSet, ViewSet
+from data.geometry.meshes import load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers, label_file
 from data.prepare import parse, prepare
+from data.prepare.writer import encode_png
+from data.rendering.cameras import project
 from data.show import draw_shape
-from data.sources import find_files
-from data.split_writer import encode_png
+from data.sources.folders import find_files
 from data.storage import PreparedSplit, open_split, unpack_visibility
-from data.view_set import ViewSet
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation
 

@@ -22,12 +22,13 @@ from data.bank import Bank
 from data.batches import training_batches
 from data.datasets import Part, PointSet
 from data.storage import open_split
-from data.teaching import load_teaching
+from data.targets import load_teaching
+from models import load_model
 from models.methods import PointMCD
 from models.students import build_student
 from scripts import make_tables, overview
 from utils import results
-from utils.checkpoint import load_model, read_model
+from utils.checkpoint import read_model
 from utils.config import load_config
 from utils.device import seed_everything
 from utils.engine import predict

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from models.kernels import plain
-from models.pointops import (
+from models.layers.pointops import (
     ball_query,
     farthest_point_sample,
     gather_rows,
     interpolate_three_nn,
     knn,
 )
-from models.pooling import _MaxOverRows, max_over_rows
+from models.layers.pooling import _MaxOverRows, max_over_rows
 from utils.errors import ConfigError
 
 

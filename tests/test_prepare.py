@@ -14,10 +14,10 @@ import pytest
 import trimesh
 
 from data import show
+from data.geometry.sampling import farthest_point_order
 from data.prepare import parse, prepare
-from data.sampling import farthest_point_order
 from data.show import draw_shape, find_shape
-from data.sources import find_files
+from data.sources.folders import find_files
 from data.storage import PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError
 

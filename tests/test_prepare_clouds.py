@@ -24,13 +24,13 @@ from test_cloud_sources import (
 )
 from test_prepare import FILES, contents, make_meshes
 
-from data.cameras import hash_recipe
-from data.clouds import normalise_cloud
-from data.hidden_points import DEFAULT_VISIBILITY
+from data.geometry.clouds import normalise_cloud
+from data.geometry.sampling import farthest_point_order
 from data.parts import BACKGROUND
 from data.prepare import parse, prepare
-from data.records import CloudSettings, ShapeSettings
-from data.sampling import farthest_point_order
+from data.prepare.shape import CloudSettings, ShapeSettings
+from data.rendering.cameras import hash_recipe
+from data.rendering.hidden_points import DEFAULT_VISIBILITY
 from data.storage import open_split, unpack_visibility
 from utils.errors import ConfigError, DataError
 

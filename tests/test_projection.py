@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.projection import ViewProjection, alignment_loss, visible_max_pool
+from models.losses import alignment_loss
+from models.projection import ViewProjection, visible_max_pool
 from scripts.reference.operations import project
 
 

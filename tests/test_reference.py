@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import pointops
+from models.layers import pointops
 from scripts.benchmarks import students
 from scripts.benchmarks.inputs import clouds, labels
 from scripts.reference import operations

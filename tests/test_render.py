@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from data.cameras import Rig, find_rig, make_cameras, project
-from data.render import BACKGROUND, SHADINGS, RayScene, render_views, see_points
-from data.sampling import sample_surface
+from data.geometry.sampling import sample_surface
+from data.rendering.cameras import Rig, find_rig, make_cameras, project
+from data.rendering.rays import BACKGROUND, SHADINGS, RayScene, render_views, see_points
 from utils.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.sampling import face_normals, farthest_point_order, sample_surface
+from data.geometry.sampling import face_normals, farthest_point_order, sample_surface
 
 # An L of two triangles of areas 0.5 and 4, and one without area between them.
 VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 4], [0, 2, 4.0]])

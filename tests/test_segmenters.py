@@ -14,21 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.curvenet_blocks import LPFA, Surroundings
-from models.curvenet_seg import CurveNetSegmenter
-from models.dgcnn_seg import DGCNNSegmenter, TwoLayerEdgeConv
-from models.layers import linear_of_parts, one_hot_category
-from models.pointnet import PointNet
-from models.pointnet2 import Scale
-from models.pointnet2_seg import (
+from models.encoders.curvenet_blocks import LPFA, Surroundings
+from models.encoders.curvenet_seg import CurveNetSegmenter
+from models.encoders.dgcnn import DGCNNSegmenter, TwoLayerEdgeConv
+from models.encoders.pointnet import PointNet, PointNetSegmenter
+from models.encoders.pointnet2 import (
     PointNet2Segmenter,
+    Scale,
     pointnet2_msg_segmenter,
     pointnet2_ssg_segmenter,
 )
-from models.pointnet_seg import PointNetSegmenter
-from models.pointops import ball_query, farthest_point_sample, gather_rows, knn
-from models.segmenters import SEGMENTERS
-from models.students import ENCODERS, build_student, initialise_encoder
+from models.layers.mlp import linear_of_parts, one_hot_category
+from models.layers.pointops import ball_query, farthest_point_sample, gather_rows, knn
+from models.students import ENCODERS, SEGMENTERS, build_student, initialise_encoder
 from utils.errors import ConfigError
 
 PARTS, CATEGORIES = 7, 3

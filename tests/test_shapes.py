@@ -6,8 +6,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from data.primitives import Mesh, box, ellipsoid, face_areas, frustum, lathe, tube, vessel
-from data.shapes import CLASSES, PARTS, generate, make_shape, shape_rng
+from data.synthetic.primitives import Mesh, box, ellipsoid, face_areas, frustum, lathe, tube, vessel
+from data.synthetic.shapes import CLASSES, PARTS, generate, make_shape, shape_rng
 from utils.errors import ConfigError, DataError
 
 NUMBERS = range(1, 41)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from data import shard_notes, work
-from data.prepare import parse, prepare
-from data.record_files import Records, read_record, write_record
-from data.records import ShapeSettings
-from data.shards import Shard, read_shard
-from data.sources import ShapeFile, Source, find_files
+from data.prepare import parse, prepare, shard_notes
+from data.prepare import workers as work
+from data.prepare.cache import Records, read_record, write_record
+from data.prepare.shape import ShapeSettings
+from data.prepare.shards import Shard, read_shard
+from data.sources.folders import ShapeFile, Source, find_files
 from utils.errors import ConfigError, DataError, RunError
 
 FILES = ("report.json", "test.h5", "train.h5")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from data.cameras import Rig, find_rig, make_cameras, project
-from data.render import BACKGROUND, RayScene, render_views, see_points
-from data.sampling import farthest_point_order, sample_surface
-from data.shapes import make_shape, shape_rng
-from data.splats import draw_splats, estimate_normals, make_splats, see_splats
+from data.geometry.sampling import farthest_point_order, sample_surface
+from data.rendering.cameras import Rig, find_rig, make_cameras, project
+from data.rendering.rays import BACKGROUND, RayScene, render_views, see_points
+from data.rendering.splats import draw_splats, estimate_normals, make_splats, see_splats
+from data.synthetic.shapes import make_shape, shape_rng
 from utils.errors import ConfigError, DataError
 
 TOP = Rig(((0.0, 90.0),))

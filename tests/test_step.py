@@ -16,10 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.augment import augment_points, augment_views
 from data.datasets import unpack_bits
+from models.images.teachers import BACKBONES, build_teacher
 from models.methods import METHODS, Plain, PointMCD, build_method
-from models.segmenters import SEGMENTERS
-from models.students import ENCODERS, build_student
-from models.teacher import BACKBONES, build_teacher
+from models.students import ENCODERS, SEGMENTERS, build_student
 from utils.device import computes_bf16
 from utils.errors import ConfigError
 from utils.meters import EpochSums

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.cameras import describe_recipe, find_rig, hash_recipe, make_cameras
-from data.split_writer import ShapeRecord, SplitHeader, encode_png, write_split
+from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
+from data.rendering.cameras import describe_recipe, find_rig, hash_recipe, make_cameras
 from data.storage import (
     UNLABELLED,
     PreparedSplit,

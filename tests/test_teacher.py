@@ -4,10 +4,10 @@ import pytest
 import torch
 import torchvision
 
-from models.backbones import TORCHVISION, ImageBackbone
+from models.images.backbones import TORCHVISION, ImageBackbone
+from models.images.teachers import CODE_SIZE, build_teacher
 from models.losses import smoothed_cross_entropy
 from models.methods import ViewClassification
-from models.teacher import CODE_SIZE, build_teacher
 from utils.errors import DataError
 
 

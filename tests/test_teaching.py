@@ -9,7 +9,7 @@ import pytest
 
 from data.bank import Bank
 from data.storage import open_split, unpack_visibility
-from data.teaching import _derangement, choose_views, load_teaching
+from data.targets import _derangement, choose_views, load_teaching
 from utils.errors import ConfigError, DataError
 from utils.settings import DistillSettings
 

@@ -10,8 +10,8 @@ import test as test_program
 import train_student
 import train_teacher
 from data.storage import open_split
+from models import load_model
 from utils import results
-from utils.checkpoint import load_model
 from utils.errors import ConfigError, DataError
 
 

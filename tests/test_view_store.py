@@ -7,12 +7,10 @@ import pytest
 import torch
 from conftest import prepare_tiny
 
-from data import view_store
-from data.datasets import Part, PointSet
+from data import views as view_store
+from data.datasets import Part, PointSet, ViewSet
 from data.storage import open_split
-from data.view_reader import ViewReader
-from data.view_set import ViewSet
-from data.view_store import DecodedViews, ResidentViews, fits, resident_bytes
+from data.views import DecodedViews, ResidentViews, ViewReader, fits, resident_bytes
 from utils.device import free_memory
 from utils.errors import ConfigError
 from utils.machine import local_cores

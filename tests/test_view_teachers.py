@@ -13,13 +13,13 @@ from torch import nn
 import export_teacher
 import train_teacher
 from data.bank import PROVENANCE, Bank, write_bank
-from data.datasets import Part
+from data.datasets import Part, ViewSet
 from data.storage import open_split
-from data.view_set import ViewSet
-from models.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
+from models import load_model
+from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
+from models.images.teachers import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone
 from models.methods import build_method
-from models.teacher import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone
-from utils.checkpoint import load_model, read_model, save_model
+from utils.checkpoint import read_model, save_model
 from utils.errors import ConfigError, DataError
 
 RELEASE = Path(__file__).resolve().parent.parent.parent / "shared" / "release_keys.json"

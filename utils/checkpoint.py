@@ -15,7 +15,6 @@ A model checkpoint holds everything needed to build and use the network:
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import ConfigError, DataError
+from utils.errors import DataError
 from utils.files import atomic_path
 
 FORMAT = "multiview-distillation checkpoint"
 VERSION = 1
 FIELDS = ("version", "role", "build", "classes", "model", "config", "training")
 
-# Which function builds the network of a role. Named, not imported: `utils` depends on nothing of
-# ours, and a checkpoint must not be able to name code of its own.
-_BUILDERS = {
-    "student": ("models.students", "build_student"),
-    "teacher": ("models.teacher", "build_teacher"),
-}
+ROLES = ("student", "teacher")
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -109,37 +103,11 @@ def read_model(path: str | Path, role: str | None = None) -> dict[str, Any]:
         raise DataError(
             f"{path} has version {content['version']}, this code reads up to {VERSION}: update it"
         )
-    if content["role"] not in _BUILDERS or (role is not None and content["role"] != role):
+    if content["role"] not in ROLES or (role is not None and content["role"] != role):
         raise DataError(
             f"{path} is the checkpoint of a {content['role']}, expected a {role or 'known role'}"
         )
     return content
-
-
-def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
-    """The network of a checkpoint, in evaluation mode, on the CPU.
-
-    Raises:
-        DataError: the weights do not fit the network that the checkpoint describes.
-    """
-    module, function = _BUILDERS[content["role"]]
-    try:
-        network = getattr(importlib.import_module(module), function)(**content["build"])
-        network.load_state_dict(content["model"], strict=True)
-    except (RuntimeError, TypeError, ConfigError) as error:
-        raise DataError(f"the weights in {path} do not fit its own description: {error}") from error
-    return network.eval()
-
-
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of a checkpoint, ready for inference: evaluation mode, no gradients, on ``device``.
-
-    ``network.classes`` holds the class names. Raises DataError for files that do not fit.
-    """
-    content = read_model(path)
-    network = build_model(content, path).to(device).requires_grad_(False)
-    network.classes = content["classes"]
-    return network
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

@@ -3,6 +3,6 @@
 ``plain`` is tensor code for any device, the reference. ``cpu`` (numba) has the same functions with
 the same results, ties included, and so has ``cuda`` (Triton) as far as it is faster than tensor
 code. ``choice`` says which of them serves a device, and ``ops`` makes one PyTorch operator of each
-function. The public functions, which say what is computed, are in :mod:`models.pointops`,
-:mod:`models.projection` and :mod:`models.edges`.
+function. The public functions, which say what is computed, are in :mod:`models.layers.pointops`,
+:mod:`models.projection` and :mod:`models.layers.edges`.
 """

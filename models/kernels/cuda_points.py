@@ -27,7 +27,7 @@ EXACT = {"enable_fp_fusion": False}  # Triton's own default differs between its 
 
 
 def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
-    """(B, N, 3) to (B, m) int64; see :func:`models.pointops.farthest_point_sample`.
+    """(B, N, 3) to (B, m) int64; see :func:`models.layers.pointops.farthest_point_sample`.
 
     One program samples a whole cloud, with coordinates and distances in registers.
     """
@@ -41,7 +41,7 @@ def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
 
 
 def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor:
-    """(B, N, 3) and (B, S, 3) to (B, S, k) int64; see :func:`models.pointops.ball_query`.
+    """(B, N, 3) and (B, S, 3) to (B, S, k) int64; see :func:`models.layers.pointops.ball_query`.
 
     A program goes through the points for a few centres, and stops when they all have k.
     """

@@ -19,7 +19,7 @@ GPU_ENTRIES = 2**26
 
 
 def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
-    """``points`` (B, N, 3) to (B, m) int64; see :func:`models.pointops.farthest_point_sample`."""
+    """``points`` (B, N, 3) to (B, m) int64; as :mod:`models.layers.pointops`."""
     batch = len(points)
     xyz = points.permute(2, 0, 1).contiguous()  # (3, B, N)
     chosen = torch.empty(m, batch, dtype=torch.int64, device=points.device)
@@ -37,7 +37,7 @@ def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
 
 
 def ball_query(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor:
-    """(B, N, 3) and (B, S, 3) to (B, S, k) int64; see :func:`models.pointops.ball_query`."""
+    """(B, N, 3) and (B, S, 3) to (B, S, k) int64; see :func:`models.layers.pointops.ball_query`."""
     parts = []
     for some_points, some_centres in by_clouds(points, centres):
         distance = _squared_distances(some_centres, some_points)  # (b, S, N)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.images import unit_images
+from models.losses import unit_images
 from models.methods.base import Method, MethodOutput
 
 

@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.losses import Distance, alignment_loss
 from models.methods.base import MethodOutput
 from models.methods.plain import Plain
-from models.projection import Distance, ViewProjection, alignment_loss
+from models.projection import ViewProjection
 
 
 class PointMCD(Plain):
@@ -30,7 +31,7 @@ class PointMCD(Plain):
         pooling: ``visible`` is the paper's projection. ``global`` is its control: the maximum over
             all points is aligned with the teacher's code of the whole shape, and no visibility is
             read. The batch field is then ``codes`` (B, D).
-        distance: see :func:`models.projection.alignment_loss`; the paper's is ``l1``.
+        distance: see :func:`models.losses.alignment_loss`; the paper's is ``l1``.
     """
 
     terms = (*Plain.terms, "distill")

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.images.teachers import build_teacher
 from models.release.networks import RELEASES, Release
 from models.release.tables import read_table
 from models.students import build_student
-from models.teacher import build_teacher
 from utils.errors import DataError
 
 LEAST_LIKENESS = 0.1  # below it, a few common names (conv1, bn1) make no network

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from models.images.teachers import ATTENTION_VGG
 from models.release import tables
 from models.release.tables import expand, inside
-from models.teacher import ATTENTION_VGG
 
 POINTMCD = "https://github.com/keeganhk/PointMCD"
 POINTNET2 = "https://github.com/yanx27/Pointnet_Pointnet2_pytorch"

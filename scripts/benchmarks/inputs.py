@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.sampling import farthest_point_order, sample_surface
-from data.shapes import CLASSES, make_shape, shape_rng
+from data.geometry.sampling import farthest_point_order, sample_surface
+from data.synthetic.shapes import CLASSES, make_shape, shape_rng
 
 DENSITY = 2  # surface points drawn for each that is kept
 

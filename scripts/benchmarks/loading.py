@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import Part, PointSet
-from data.split_writer import ShapeRecord, SplitHeader, encode_png, write_split
+from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
 from data.storage import PreparedSplit, pack_visibility
 from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.benchmarks.inputs import clouds, labels

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models import pointops
+from models.layers import pointops
 from scripts.benchmarks.contest import Contest, Form, Sizes, expect
 from scripts.benchmarks.inputs import clouds
 from scripts.reference import operations

@@ -1,0 +1,1 @@
+"""Shapes as numbers: meshes, clouds, their files, points on surfaces."""

@@ -1,0 +1,1 @@
+"""What a camera sees: rays at meshes, splats of clouds, hidden points."""

@@ -1,0 +1,1 @@
+"""Where shapes come from: one file per data set or layout."""

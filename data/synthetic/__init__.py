@@ -1,0 +1,1 @@
+"""The embedded shapes: parametric objects of 16 classes."""

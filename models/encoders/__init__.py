@@ -1,0 +1,1 @@
+"""Point encoders, one file per network, with its segmentation form."""

@@ -1,0 +1,1 @@
+"""Image networks: backbones, teachers, decoders."""
