@@ -18,7 +18,7 @@ from data.batches import training_batches
 from data.datasets import Part, PointSet, ViewSet
 from data.geometry.meshes import load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers, label_file
-from data.prepare import parse, prepare
+from data.prepare.__main__ import parse, prepare
 from data.prepare.writer import encode_png
 from data.rendering.cameras import project
 from data.show import draw_shape

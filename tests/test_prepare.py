@@ -15,7 +15,7 @@ import trimesh
 
 from data import show
 from data.geometry.sampling import farthest_point_order
-from data.prepare import parse, prepare
+from data.prepare.__main__ import parse, prepare
 from data.show import draw_shape, find_shape
 from data.sources.folders import find_files
 from data.storage import PreparedSplit, open_split, unpack_visibility
@@ -378,7 +378,7 @@ def test_an_interrupted_preparation_leaves_nothing_to_one_with_other_settings(
     more = ["--points", "32", "--image-size", "8", "--seed", "1", "--up", "y", "--shading", "depth"]
     run(source, tmp_path / "whole", *more)
     with monkeypatch.context() as patch:
-        patch.setattr("data.prepare.assemble", die)
+        patch.setattr("data.prepare.__main__.assemble", die)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "changed")
     run(source, tmp_path / "changed", *more)

@@ -27,7 +27,7 @@ from test_prepare import FILES, contents, make_meshes
 from data.geometry.clouds import normalise_cloud
 from data.geometry.sampling import farthest_point_order
 from data.parts import BACKGROUND
-from data.prepare import parse, prepare
+from data.prepare.__main__ import parse, prepare
 from data.prepare.shape import CloudSettings, ShapeSettings
 from data.rendering.cameras import hash_recipe
 from data.rendering.hidden_points import DEFAULT_VISIBILITY
@@ -195,7 +195,7 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(packed, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.prepare.assemble", die)
+        patch.setattr("data.prepare.__main__.assemble", die)
         with pytest.raises(KeyboardInterrupt):
             run(packed, tmp_path / "killed", "--visibility", "splat")
         with pytest.raises(KeyboardInterrupt):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from data.prepare import parse, prepare, shard_notes
+from data.prepare import shard_notes
 from data.prepare import workers as work
+from data.prepare.__main__ import parse, prepare
 from data.prepare.cache import Records, read_record, write_record
 from data.prepare.shape import ShapeSettings
 from data.prepare.shards import Shard, read_shard
@@ -105,7 +106,7 @@ def test_the_plain_command_makes_what_the_shards_left(tmp_path, whole):
     run(tmp_path, "--shard", "2/3")
     stamps = {path: path.stat().st_mtime_ns for path in record_files(tmp_path)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.prepare.clear_up", lambda folder: None)
+        patch.setattr("data.prepare.__main__.clear_up", lambda folder: None)
         run(tmp_path)
     assert len(record_files(tmp_path)) == 32
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
