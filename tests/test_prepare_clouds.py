@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_program
 from test_cloud_sources import (
-    SHAPENET_PARTS,
+    PART_COUNTS,
     draw_cloud,
     make_clouds,
     make_modelnet_h5,
@@ -126,7 +126,7 @@ def test_shapenet_part_comes_with_official_parts_and_label_images(tmp_path):
     assert "(6 train / 2 test), skipped 0, 8 with fewer points repeat some" in line
     assert "nothing of the classes Airplane, Bag" in line
     split = open_split("Set", "train", tmp_path)
-    assert split.class_names == list(SHAPENET_PARTS)
+    assert split.class_names == list(PART_COUNTS)
     numbers = split.part_numbers.to_global(split.parts(), split.labels)
     assert np.unique(numbers[split.labels == 4]).tolist() == [12, 13, 14, 15]
     assert np.unique(numbers[split.labels == 15]).tolist() == [47, 48, 49]
