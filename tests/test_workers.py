@@ -366,5 +366,5 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
             now[0] += 0.125  # exact in binary
             progress.update()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "shapes: 340 of 1,000, 1 min left"
+    assert lines[0] == "shapes: 340 of 1,000, 01:22 left"
     assert len(lines) == 3

@@ -37,7 +37,7 @@ class Progress:
             self.shown = now
             seconds = (self.total - self.done) * (now - self.begun) / (self.done - self.begin)
             print(
-                f"{self.what}: {self.done:,} of {self.total:,}, {seconds / 60:.0f} min left",
+                f"{self.what}: {self.done:,} of {self.total:,}, {tqdm.format_interval(seconds)} left",
                 file=sys.stderr,
                 flush=True,
             )
