@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", metavar="IN", help="published state dict")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
     parser.add_argument(
-        "--classes", metavar="FILE", help="class names (in segmentation, categories), one a line"
+        "--classes", metavar="FILE", help="class names (in segmentation, categories), one per line"
     )
     options = parser.parse_args(arguments)
     if Path(options.target).is_dir():
