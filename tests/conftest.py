@@ -1,5 +1,6 @@
 """A tiny prepared set, a teacher, its bank: made once for all tests by the real programs."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,22 @@ TEACHER = [
     "train.eval_every=1",
     "train.amp=none",  # on any machine
 ]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the markers of the tiers that were not asked for; a test that is named runs."""
+    if config.option.markexpr:
+        left_out = {"stress"} - set(re.findall(r"\w+", config.option.markexpr))
+    else:
+        named = any("::" in word for word in config.args)
+        left_out = set() if named else {"slow", "stress"}
+    kept, outside = [], []
+    for item in items:
+        marked = left_out & {mark.name for mark in item.iter_markers()}
+        (outside if marked else kept).append(item)
+    if outside:
+        config.hook.pytest_deselected(items=outside)
+        items[:] = kept
 
 
 @pytest.fixture(autouse=True)
