@@ -50,27 +50,33 @@ def distilled(workshop) -> Path:
     return workshop.student("distilled")
 
 
-def test_two_epochs_and_two_more_are_four(workshop, monkeypatch):
-    train_student.main(workshop.student_arguments("four", "train.epochs=4"))
+def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch):
     ended = []
 
-    def stop_after_two(settings, epoch, epochs):
-        if epoch == 2 and not ended:
+    def stop_after_one(settings, epoch, epochs):
+        if epoch == 1 and not ended:
             ended.append(epoch)
             raise KeyboardInterrupt
         return learning_rate(settings, epoch, epochs)
 
-    monkeypatch.setattr("utils.engine.learning_rate", stop_after_two)
+    monkeypatch.setattr("utils.engine.learning_rate", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
-        train_student.main(workshop.student_arguments("parts", "train.epochs=4"))
+        train_student.main(workshop.student_arguments("parts"))
     assert not workshop.student("parts").exists()
-    train_student.main(workshop.student_arguments("parts", "train.epochs=4"))
-    assert same_weights(workshop.student("four"), workshop.student("parts"))
+    train_student.main(workshop.student_arguments("parts"))
+    assert same_weights(distilled, workshop.student("parts"))
     lines = (workshop.folder / "runs" / "parts" / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
-@pytest.mark.parametrize("epochs_before_kill", [0, 2, 5])
+at_other_moments = pytest.mark.stress
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "epochs_before_kill",
+    [2, pytest.param(0, marks=at_other_moments), pytest.param(5, marks=at_other_moments)],
+)
 def test_a_killed_training_ends_with_the_same_weights(workshop, epochs_before_kill):
     undisturbed = workshop.student("undisturbed")
     if not undisturbed.exists():
@@ -92,7 +98,11 @@ def test_a_killed_training_ends_with_the_same_weights(workshop, epochs_before_ki
     assert same_weights(workshop.student(name), undisturbed)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.5])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "delay",
+    [0.05, pytest.param(0.0, marks=at_other_moments), pytest.param(0.5, marks=at_other_moments)],
+)
 def test_a_killed_export_ends_with_the_same_bytes(workshop, tmp_path, delay):
     output = tmp_path / "bank.h5"
     arguments = [
@@ -130,13 +140,9 @@ export_teacher.main(sys.argv[1:])
 """
 
 
-def test_another_configuration_or_other_data_do_not_continue_a_run(workshop, distilled):
+def test_another_configuration_does_not_continue_a_run(workshop, distilled):
     with pytest.raises(ConfigError, match=r"optim.lr: found 0.05, expected 0.01"):
         train_student.main(workshop.student_arguments("distilled", "optim.lr=0.01"))
-    arguments = workshop.student_arguments("restarted", "train.epochs=1")
-    train_student.main(arguments)
-    train_student.main([*arguments, "optim.lr=0.01", "run.restart=true"])
-    assert read_model(workshop.student("restarted"))["config"]["optim"]["lr"] == 0.01
     assert read_model(distilled)["config"]["optim"]["lr"] == 0.05
 
 
@@ -149,34 +155,43 @@ def test_a_run_keeps_its_precision_on_another_machine(workshop, monkeypatch, beg
     monkeypatch.setattr("utils.run.computes_bf16", lambda device: True)
     train_student.main([*arguments, "train.amp=auto"])
     assert workshop.student(f"moved_{begun}").read_bytes() == before
-    train_student.main([*arguments, "train.amp=auto", "run.restart=true"])
-    assert read_model(workshop.student(f"moved_{begun}"))["config"]["train"]["amp"] == "bf16"
 
 
-def test_a_run_that_is_finished_keeps_its_checkpoint(workshop):
-    train_student.main(workshop.student_arguments("finished"))
-    before = workshop.student("finished").read_bytes()
-    train_student.main(workshop.student_arguments("finished"))
-    assert workshop.student("finished").read_bytes() == before
+def test_a_run_that_is_restarted_takes_its_settings_and_precision_anew(workshop, monkeypatch):
+    arguments = workshop.student_arguments("restarted", "train.epochs=1")
+    train_student.main(arguments)
+    monkeypatch.setattr("utils.run.computes_bf16", lambda device: True)
+    train_student.main([*arguments, "train.amp=auto", "optim.lr=0.01", "run.restart=true"])
+    config = read_model(workshop.student("restarted"))["config"]
+    assert (config["optim"]["lr"], config["train"]["amp"]) == (0.01, "bf16")
 
 
-def test_weight_zero_is_the_plain_baseline(workshop):
-    train_student.main(workshop.student_arguments("zero", "loss.distill=0"))
+def test_a_run_that_is_finished_keeps_its_checkpoint(workshop, distilled):
+    before = distilled.read_bytes()
+    train_student.main(workshop.student_arguments("distilled"))
+    assert distilled.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def baseline(workshop) -> Path:
+    train_student.main(workshop.student_arguments("baseline", "loss.distill=0"))
+    return workshop.student("baseline")
+
+
+def test_weight_zero_is_the_plain_baseline(workshop, baseline):
     train_student.main(
         workshop.student_arguments(
             "plain", "distill.method=plain", "loss={task: 0.1, transform: 0.001}"
         )
     )
-    assert same_weights(workshop.student("zero"), workshop.student("plain"))
-    content = read_model(workshop.student("zero"))
-    assert content["training"]["bank"] is None
+    assert same_weights(baseline, workshop.student("plain"))
+    assert read_model(baseline)["training"]["bank"] is None
 
 
-def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, distilled):
-    train_student.main(workshop.student_arguments("base", "loss.distill=0"))
+def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, distilled, baseline):
     train_student.main(workshop.student_arguments("shuffled", "distill.shuffle_codes=true"))
-    for other in ("base", "shuffled"):
-        assert not same_weights(distilled, workshop.student(other))
+    for other in (baseline, workshop.student("shuffled")):
+        assert not same_weights(distilled, other)
     split = open_split("Tiny", "train", workshop.root)
     shapes = PointSet(
         Subset(split, np.arange(len(split.ids))),
@@ -343,11 +358,33 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
     return student.state_dict()
 
 
-def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_path):
-    arguments = workshop.student_arguments("two", "run.threads=1", "train.sync_norm=false")
-    done = run_program("train_student.py", *arguments, processes=2)
+@pytest.fixture(scope="module")
+def two_processes(workshop, distilled, tmp_path_factory) -> Path:
+    """Every program in two processes: students, a teacher, a bank and a table in this folder."""
+    folder = tmp_path_factory.mktemp("two")
+    without_task = ["loss.task=0", "train.epochs=1"]  # more than one step, no gradient in the head
+    teacher = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
+    teacher += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    common = ["--device", "cpu", "--threads", "1"]
+    export = [str(workshop.teacher), "--output", str(folder / "bank.h5"), *common]
+    test = [str(distilled), "--results", str(folder / "results.csv"), "--pictures", str(folder)]
+    commands = [
+        ("train_student", workshop.student_arguments("two", "train.sync_norm=false")),
+        ("train_student", workshop.student_arguments("two_without_task", *without_task)),
+        ("train_teacher", [*teacher, "run.threads=1", "run.device=cpu"]),
+        ("export_teacher", export),
+        ("test", [*test, *common]),
+    ]
+    done = run_program("tests/run_mains.py", json.dumps(commands), processes=2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("student written to") == 1
+    (folder / "printed.txt").write_text(done.stdout)
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(workshop, two_processes):
+    printed = (two_processes / "printed.txt").read_text()
+    assert printed.count("student written to") == 2  # of two students, each by one process
     found = read_model(workshop.student("two"))
     expected = two_process_reference(workshop, epochs=2)
     for name, value in found["model"].items():
@@ -357,49 +394,26 @@ def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_p
     logits = load_model(workshop.student("two"))(torch.from_numpy(test.points()[:, :128])).logits
     right = 100 * (logits.argmax(dim=1).numpy() == test.labels).mean()
     assert found["training"]["metrics"]["eval/overall"] == pytest.approx(right)
+    for role, name in (("student", "two_without_task"), ("teacher", "teacher_two")):
+        assert (workshop.folder / "ckpt" / role / f"{name}.pth").exists()
 
-    output = tmp_path / "bank.h5"
-    done = run_program(
-        "export_teacher.py",
-        str(workshop.teacher),
-        "--output",
-        str(output),
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-        processes=2,
-    )
-    assert done.returncode == 0, done.stderr
+
+@pytest.mark.slow
+def test_two_processes_export_like_one(workshop, two_processes):
     for name in ("view_codes", "codes", "view_logits", "logits"):
-        one, two = Bank(workshop.bank).arrays[name], Bank(output).arrays[name]
+        one = Bank(workshop.bank).arrays[name]
+        two = Bank(two_processes / "bank.h5").arrays[name]
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
 
-    table = str(tmp_path / "results.csv")
-    common = ["--results", table, "--pictures", str(tmp_path), "--device", "cpu"]
-    done = run_program("test.py", str(distilled), *common, processes=2)
-    assert done.returncode == 0, done.stderr
-    test_program.main([str(distilled), *common])
+
+@pytest.mark.slow
+def test_two_processes_test_like_one(distilled, two_processes):
+    table = str(two_processes / "results.csv")
+    arguments = ["--results", table, "--pictures", str(two_processes), "--device", "cpu"]
+    test_program.main([str(distilled), *arguments])
     rows = results.read(table)
     assert len(rows) == 2
     assert rows[0].overall == rows[1].overall
-
-
-def test_two_processes_train_without_the_task(workshop):
-    """No gradient for the classifier, more than one step, statistics of both together."""
-    arguments = workshop.student_arguments("two_without_task", "loss.task=0", "train.epochs=1")
-    done = run_program("train_student.py", *arguments, processes=2)
-    assert done.returncode == 0, done.stderr
-
-
-def test_two_processes_train_a_teacher(workshop):
-    arguments = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
-    arguments += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
-    done = run_program(
-        "train_teacher.py", *arguments, "run.threads=1", "run.device=cpu", processes=2
-    )
-    assert done.returncode == 0, done.stderr
-    assert (workshop.folder / "ckpt" / "teacher" / "teacher_two.pth").exists()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
