@@ -15,7 +15,8 @@ from data.prepare import __main__ as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = [
-    "scripts/configs/demo/teacher.yaml",
+    "scripts/configs/recipes/teacher.yaml",
+    "scripts/configs/sets/demo_teacher.yaml",
     "teacher.backbone=squeezenet1_0",
     "train.epochs=1",
     "train.eval_every=1",
@@ -55,11 +56,12 @@ class Workshop:
     bank: Path
 
     def student_arguments(
-        self, name: str, *arguments: str, config: str = "demo/student"
+        self, name: str, *arguments: str, recipe: str = "pointnet", data: str = "demo"
     ) -> list[str]:
         """Arguments of train_student.py for two quick epochs into this folder."""
         return [
-            f"scripts/configs/{config}.yaml",
+            f"scripts/configs/recipes/{recipe}.yaml",
+            f"scripts/configs/sets/{data}.yaml",
             "data.name=Tiny",
             f"data.root={self.root}",
             "data.points=128",
@@ -83,7 +85,7 @@ class Workshop:
 
 def prepare_tiny(root: Path, name: str = "Tiny", *arguments: str) -> None:
     """16 classes, 3 + 2 shapes each, 512 points, 12 views of 32 x 32."""
-    given = ["--shapes", "--name", name, "--root", str(root), "--workers", "2"]
+    given = ["--shapes", "--name", name, "--root", str(root), "--workers", "1"]
     given += ["--shapes-train", "3", "--shapes-test", "2", "--points", "512"]
     given += ["--image-size", "32", *arguments]
     prepare.prepare(prepare.parse(given))

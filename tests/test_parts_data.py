@@ -41,8 +41,17 @@ def write_text_labels(mesh, faces_of):
 def shapes(tmp_path_factory):
     """The embedded shapes with parts: two and one of each class."""
     root = tmp_path_factory.mktemp("parts")
-    words = ["--shapes", "--root", str(root), "--shapes-train", "2", "--shapes-test", "1", *SMALL]
-    prepare(parse([*words, "--image-size", "128"]))
+    arguments = [
+        "--shapes",
+        "--root",
+        str(root),
+        "--shapes-train",
+        "2",
+        "--shapes-test",
+        "1",
+        *SMALL,
+    ]
+    prepare(parse([*arguments, "--image-size", "128"]))
     return open_split("Shapes", "train", root)
 
 
@@ -182,8 +191,8 @@ def test_parts_are_part_of_what_the_hash_says(balls, tmp_path):
     for path in (balls.path.parent.parent / "meshes").rglob("*.*"):
         (source / path.relative_to(path.parents[2])).parent.mkdir(parents=True, exist_ok=True)
         (source / path.relative_to(path.parents[2])).write_bytes(path.read_bytes())
-    words = [str(source), "--name", "Balls", "--root", str(tmp_path), *SMALL, "--overwrite"]
-    prepare(parse(words))
+    arguments = [str(source), "--name", "Balls", "--root", str(tmp_path), *SMALL, "--overwrite"]
+    prepare(parse(arguments))
     again = open_split("Balls", "train", tmp_path)
     assert again.path.read_bytes() == balls.path.read_bytes()
     labels = source / "ball" / "train" / "ball_1_labels.txt"
@@ -191,13 +200,13 @@ def test_parts_are_part_of_what_the_hash_says(balls, tmp_path):
     labels.write_text(
         "\n".join([rows[2], rows[1], rows[0], rows[3]])
     )  # each name to the other half
-    prepare(parse(words))
+    prepare(parse(arguments))
     changed = open_split("Balls", "train", tmp_path)
     assert changed.part_names == balls.part_names
     assert changed.data_hash != balls.data_hash
     for path in source.rglob("*_labels.txt"):
         path.write_text(path.read_text().replace("cap", "lid"))
-    prepare(parse(words))
+    prepare(parse(arguments))
     renamed = open_split("Balls", "train", tmp_path)
     assert renamed.part_names == {"ball": ["lid", "base"]}
     assert renamed.data_hash not in (changed.data_hash, balls.data_hash)
@@ -411,8 +420,8 @@ def test_a_split_file_is_part_of_the_settings(tmp_path):
         trimesh.creation.box().export(source / "box" / f"{number}.off")
     split_file = tmp_path / "split.json"
     split_file.write_text('{"train": ["box/0", "box/3"], "test": ["box/1", "box/2"]}')
-    words = [str(source), "--name", "Set", "--root", str(tmp_path), *SMALL]
-    listed = [*words, "--split-file", str(split_file)]
+    arguments = [str(source), "--name", "Set", "--root", str(tmp_path), *SMALL]
+    listed = [*arguments, "--split-file", str(split_file)]
     assert prepare(parse(listed)).startswith("prepared 4")
     assert open_split("Set", "train", tmp_path).ids == ["box/0", "box/3"]
     assert prepare(parse(listed)).startswith("already prepared")
@@ -420,7 +429,7 @@ def test_a_split_file_is_part_of_the_settings(tmp_path):
     with pytest.raises(ConfigError, match="split_file"):
         prepare(parse(listed))
     with pytest.raises(ConfigError, match="test_fraction"):
-        prepare(parse(words))
+        prepare(parse(arguments))
     with pytest.raises(ConfigError, match="--split-file"):
         parse(["--shapes", "--split-file", str(split_file)])
     for number in range(4):

@@ -36,7 +36,8 @@ from utils.errors import ConfigError, DataError, RunError
 from utils.optim import build_optimizer, learning_rate
 from utils.settings import DistillSettings, OptimSettings, StudentConfig
 
-CONFIGS = sorted(Path("scripts/configs").rglob("*.yaml"))
+BASES = {"student", "partseg_student"}  # recipes that are only a parent
+RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml")} - BASES
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -375,7 +376,7 @@ def two_processes(workshop, distilled, tmp_path_factory) -> Path:
         ("export_teacher", export),
         ("test", [*test, *common]),
     ]
-    done = run_program("tests/run_mains.py", json.dumps(commands), processes=2)
+    done = run_program("tests/run_mains.py", json.dumps(commands), str(folder), processes=2)
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -416,25 +417,24 @@ def test_two_processes_test_like_one(distilled, two_processes):
     assert rows[0].overall == rows[1].overall
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_configuration_trains_two_steps(workshop, path):
-    """Each shipped YAML, with its own augmentation, schedule and losses, on the tiny set."""
-    name = "yaml_" + "_".join(path.with_suffix("").parts[-2:])
-    common = ["data.name=Tiny", f"data.root={workshop.root}", "train.epochs=1"]
-    common += [
-        "protocol.val_fraction=0.67",
-        "train.batch_size=8",
-        f"run.name={name}",
-        f"run.runs={workshop.folder}/runs",
-    ]
-    common += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
-    if path.stem.startswith("teacher"):
-        train_teacher.main([str(path), *common, "teacher.weights=none", "data.size=32"])
-        assert (workshop.folder / "ckpt" / "teacher" / f"{name}.pth").exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_trains_two_steps(workshop, recipe):
+    """With its own augmentation, schedule and losses, on the tiny set."""
+    name = f"recipe_{recipe}"
+    arguments = [f"scripts/configs/recipes/{recipe}.yaml", "data.name=Tiny", f"run.name={name}"]
+    arguments += [f"data.root={workshop.root}", "protocol.val_fraction=0.67", "train.epochs=1"]
+    arguments += ["train.batch_size=8", "run.device=cpu", "run.threads=1"]
+    arguments += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    if recipe.startswith("teacher"):
+        kind, main, arguments = "teacher", train_teacher.main, [*arguments, "teacher.weights=none"]
+        arguments += ["data.size=32"]
     else:
-        bank = f"distill.bank={workshop.bank}"
-        train_student.main([str(path), *common, bank, "data.points=512", "train.pictures=false"])
-        assert workshop.student(name).exists()
+        kind, main, arguments = "student", train_student.main, [*arguments, "data.points=512"]
+        arguments += [f"distill.bank={workshop.bank}", "train.pictures=false"]
+    main(arguments)
+    training = read_model(workshop.folder / "ckpt" / kind / f"{name}.pth", kind)["training"]
+    assert training["metrics"]
 
 
 def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
@@ -469,7 +469,8 @@ def test_learning_rates():
 
 
 def test_a_bank_that_does_not_fit_is_refused(workshop, tmp_path):
-    prepare_tiny(workshop.root, "Other", "--seed", "1", "--recipe", "dual16")
+    fewer = ["--shapes-train", "1", "--shapes-test", "1", "--image-size", "16"]
+    prepare_tiny(workshop.root, "Other", "--seed", "1", "--recipe", "dual16", *fewer)
     with pytest.raises(DataError) as caught:
         train_student.main(workshop.student_arguments("refused", "data.name=Other"))
     message = str(caught.value)

@@ -18,9 +18,10 @@ from utils.errors import ConfigError, DataError
 @pytest.fixture(scope="module")
 def segmented(workshop) -> Path:
     arguments = ["data.points=256", "loss.distill=0", "loss.task=1"]
-    train_student.main(
-        workshop.student_arguments("parts_s0", *arguments, config="labeledpsb/pointnet")
+    arguments = workshop.student_arguments(
+        "parts_s0", *arguments, recipe="partseg_pointnet", data="labeledpsb"
     )
+    train_student.main(arguments)
     return workshop.student("parts_s0")
 
 
@@ -107,7 +108,11 @@ def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_
 
 @pytest.mark.parametrize("task", ["autoencoder", "partseg"])
 def test_a_teacher_of_pixels_is_tested(workshop, tmp_path, capsys, task):
-    arguments = [f"scripts/configs/demo/teacher_{task}.yaml", "data.name=Tiny", "train.epochs=1"]
+    arguments = [
+        f"scripts/configs/recipes/teacher_{task}.yaml",
+        "scripts/configs/sets/demo_pixels.yaml",
+    ]
+    arguments += ["data.name=Tiny", "train.epochs=1"]
     arguments += [
         f"data.root={workshop.root}",
         f"run.name={task}",
