@@ -61,9 +61,11 @@ def test_accuracies_of_a_known_confusion():
 
 
 def test_classes_outside_the_range_are_refused():
-    for labels, predictions in (([0, 4], [0, 1]), ([0, -1], [0, 1]), ([0], [0, 1])):
-        with pytest.raises(ValueError, match="class|labels"):
+    for labels, predictions in (([0, 4], [0, 1]), ([0, 1], [0, -1]), ([4], [5])):
+        with pytest.raises(ValueError, match=r"^class -?\d\.\.\d outside 0\.\.3$"):
             confusion_matrix(np.array(labels), np.array(predictions), 4)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        confusion_matrix(np.array([0]), np.array([0, 1]), 4)
 
 
 def test_rows_come_back_with_their_types(tmp_path):
