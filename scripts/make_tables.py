@@ -53,11 +53,6 @@ def column(name: str) -> Callable[[DataFrame], str]:
     return lambda rows: spread(rows[name])
 
 
-def first(name: str) -> Callable[[DataFrame], str]:
-    """Of a column in which all rows agree."""
-    return lambda rows: str(rows[name].iloc[0])
-
-
 def name_model(rows: DataFrame) -> str:
     row = rows.iloc[0]
     return row.model + (" (teacher)" if row.role == "teacher" else f", {row.points} points")
@@ -96,8 +91,8 @@ Columns = Mapping[str, Callable[["DataFrame"], str]]
 BEGIN: Columns = {
     "model": name_model,
     "method": name_method,
-    "loss weights, optimiser": first("recipe"),
-    "epochs": first("epochs"),
+    "loss weights, optimiser": lambda rows: rows.recipe.iloc[0],
+    "epochs": lambda rows: str(rows.epochs.iloc[0]),
 }
 ACCURACIES: Columns = {
     "overall accuracy": column("overall"),
@@ -118,7 +113,7 @@ KINDS: dict[str, Columns] = {
     },
     "probe": {
         "model": name_model,
-        "method": first("method"),
+        "method": lambda rows: rows.method.iloc[0],
         "probe": name_probe,
         "epochs": BEGIN["epochs"],
         "overall accuracy": probe_accuracy,
@@ -138,13 +133,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--kind", choices=[*KINDS, SPEED], help="only this kind; default: all of the CSV"
     )
     parser.add_argument("--split", default="test", choices=["test", "val", "train"])
-    parser.add_argument(
-        "--into",
-        type=Path,
-        nargs="*",
-        metavar="FILE",
-        help=f"rewrite the tables of these files in place ({', '.join(map(str, DOCUMENTS))})",
-    )
+    parser.add_argument("--into", type=Path, nargs="*", help="rewrite the tables of these files")
     return parser.parse_args(arguments)
 
 
