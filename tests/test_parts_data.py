@@ -16,8 +16,8 @@ from conftest import ROOT
 
 from data.batches import training_batches
 from data.datasets import Part, PointSet, ViewSet
-from data.geometry.meshes import load_mesh
-from data.parts import BACKGROUND, UNLABELLED, PartNumbers, label_file
+from data.geometry.meshes import label_file, load_mesh
+from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from data.prepare.__main__ import parse, prepare
 from data.prepare.writer import encode_png
 from data.rendering.cameras import project

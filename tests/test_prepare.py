@@ -333,7 +333,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path):
         )
         end = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < end:
-            if records.is_dir() and len(list(records.glob("*/[!.]*.record"))) >= at_least:
+            if records.is_dir() and len(list(records.glob("*/[!.]*.npz"))) >= at_least:
                 orphans += running_children(process.pid)
                 process.send_signal(signal.SIGKILL)
                 break
@@ -378,7 +378,7 @@ def test_an_interrupted_preparation_leaves_nothing_to_one_with_other_settings(
     more = ["--points", "32", "--image-size", "8", "--seed", "1", "--up", "y", "--shading", "depth"]
     run(source, tmp_path / "whole", *more)
     with monkeypatch.context() as patch:
-        patch.setattr("data.prepare.__main__.assemble", die)
+        patch.setattr("data.prepare.__main__.pack", die)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "changed")
     run(source, tmp_path / "changed", *more)

@@ -195,7 +195,7 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(packed, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.prepare.__main__.assemble", die)
+        patch.setattr("data.prepare.__main__.pack", die)
         with pytest.raises(KeyboardInterrupt):
             run(packed, tmp_path / "killed", "--visibility", "splat")
         with pytest.raises(KeyboardInterrupt):

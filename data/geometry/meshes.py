@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import trimesh
 
 from data.geometry.off import read_off
+from data.geometry.part_labels import LABELS_SUFFIX, PARTS_SUFFIX, read_labels
 from data.geometry.sampling import face_normals
-from data.parts import label_file, read_labels
 from utils.errors import ConfigError, DataError
 
 SUFFIXES = (".off", ".obj", ".ply", ".stl", ".glb")
@@ -47,8 +48,8 @@ def load_mesh(path: str | Path) -> LabelledMesh:
 
     OFF is read here, the other formats by trimesh; the objects of a GLB or OBJ scene are merged at
     their places. (glTF is y up by its standard, so GLB files usually want ``--up y``.) Beside the
-    mesh may lie a file with a part for every face: see ``data.parts``. Vertices that no face uses
-    are dropped.
+    mesh may lie a file with a part for every face: see ``data.geometry.part_labels``. Vertices that
+    no face uses are dropped.
 
     Raises:
         DataError: with the reason why the mesh cannot be used, without the file's name: unknown
@@ -79,6 +80,15 @@ def load_mesh(path: str | Path) -> LabelledMesh:
     if labels is not None:
         mesh.face_parts, mesh.part_names = read_labels(labels, polygon)
     return mesh
+
+
+def label_file(mesh: Path) -> Path | None:
+    """The file with the part labels of a mesh, None where there is none; npz goes before text."""
+    stem = os.path.splitext(mesh)[0]  # asked for every mesh, several times: not by pathlib
+    for suffix in (PARTS_SUFFIX, LABELS_SUFFIX):
+        if os.path.isfile(stem + suffix):
+            return Path(stem + suffix)
+    return None
 
 
 def _check_area(mesh: LabelledMesh) -> None:

@@ -3,42 +3,168 @@
     python -m data.prepare SOURCE --name NAME [--up y] [--recipe ring12] ...
     python -m data.prepare --shapes
 
-Interrupted, the same command goes on and ends with the same bytes. Many machines share the work by
-``--shard`` and ``--join``, or by ``torchrun``. data/README.md describes the layouts that are read
-and the files that are written.
+Interrupted, the same command goes on and ends with the same bytes. ``--workers`` processes of this
+machine share the work, or with ``--cluster`` those of many. data/README.md describes the layouts
+that are read and the files that are written.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.prepare.cache import Records
-from data.prepare.options import choose_settings, describe_source, parse
-from data.prepare.pack import REPORT, assemble
-from data.prepare.shard_notes import announced, check_notes, check_whole, wait_for_records
-from data.prepare.status import WORK, clear_up, describe, find_finished, start_anew
-from data.prepare.workers import run_work
+from data.geometry.meshes import UP_AXES
+from data.prepare.pack import clear_up, describe, find_finished, open_work, pack
+from data.prepare.shape import CloudSettings, ShapeSettings
+from data.prepare.workers import Records, make_records
+from data.rendering.cameras import RIGS, find_rig
+from data.rendering.hidden_points import DEFAULT_VISIBILITY, HPR_RADIUS, VISIBILITIES
+from data.rendering.rays import SHADINGS
 from data.sources.folders import Source, find_files
-from data.sources.registry import find_source
+from data.sources.registry import LAYOUTS, find_source
 from data.storage import VERSION
-from data.synthetic.shapes import generate
-from utils.errors import ConfigError, DataError, run_main
+from data.synthetic.shapes import MOST_PER_CLASS, generate
+from utils.errors import ConfigError, run_main
+from utils.machine import local_cores, local_processes
 
-RECORDS = "records"  # in the work folder
+# Folders of code in data/, which no set may take; some disks do not tell Shapes from shapes.
+CODE = {path.parent.name for path in Path(__file__).parents[1].glob("*/__init__.py")}
+
+UP_HELP = (
+    "the axis that is up in the files (default: z; y in the public ModelNet40 clouds, ScanObjectNN "
+    "and ShapeNetPart)"
+)
+CLUSTER_HELP = (
+    "address of a Dask scheduler whose workers do the work, such as tcp://HOST:8786; they and this "
+    "machine share a disk"
+)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ConfigError for what argparse cannot judge."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare", description="Turn meshes or clouds into a prepared set."
+    )
+    add, shape = parser.add_argument, ShapeSettings()
+    add("source", nargs="?", type=Path, help="folder of meshes or clouds, see data/README.md")
+    add("--shapes", action="store_true", help="the embedded parametric shapes, for SOURCE")
+    add("--shapes-train", type=int, default=40, help="with --shapes: training shapes per class")
+    add("--shapes-test", type=int, default=20, help="with --shapes: test shapes per class")
+    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of SOURCE (default: look)")
+    add("--variant", default="", help="of scanobjectnn or modelnet40-normal, see data/README.md")
+    add("--name", help="of the set (default with --shapes: Shapes)")
+    add("--root", type=Path, default=Path("data"), help="where the set's folder goes")
+    add("--up", choices=UP_AXES, default=shape.up, help=UP_HELP)
+    add("--recipe", default=shape.recipe, help=f"cameras: {', '.join(RIGS)}")
+    add("--image-size", type=int, default=shape.image_size, help="pixels per side")
+    add("--shading", choices=SHADINGS, default=shape.shading)
+    add("--points", type=int, help="points per shape (default: 2,048, or all of packed clouds)")
+    add("--visibility", choices=VISIBILITIES, help=f"clouds only (default: {DEFAULT_VISIBILITY})")
+    add("--hpr-radius", type=float, help=f"of --visibility hpr (default: {HPR_RADIUS:g})")
+    add("--seed", type=int, default=shape.seed)
+    add("--test-fraction", type=float, default=0.2, help="of a source without train and test")
+    add("--split-file", type=Path, help="JSON of the train and test ids of such a source instead")
+    add("--workers", type=int, help="processes (default: the cores)")
+    add("--overwrite", action="store_true", help="make a finished set anew")
+    add("--cluster", metavar="ADDRESS", help=CLUSTER_HELP)
+    options = parser.parse_args(arguments)
+    if options.workers is None:
+        options.workers = local_cores()
+    _check_options(options)
+    return options
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if local_processes() > 1:
+        raise ConfigError(
+            "torchrun is for training: --workers says how many processes prepare, --cluster which "
+            "machines"
+        )
+    if options.shapes == (options.source is not None):
+        raise ConfigError("give either SOURCE, a folder of meshes or clouds, or --shapes")
+    if options.shapes:
+        if options.layout != "auto" or options.variant:
+            raise ConfigError("--layout and --variant are of a SOURCE, not of --shapes")
+        if options.split_file:
+            raise ConfigError("the embedded shapes are split: leave --split-file out with --shapes")
+        options.name = options.name or "Shapes"
+        if options.up != "z":
+            raise ConfigError("the embedded shapes are z up: leave --up out with --shapes")
+    if not options.name:
+        raise ConfigError("give the set a --name: it becomes the folder data/NAME")
+    if options.name.startswith(".") or Path(options.name).name != options.name:
+        raise ConfigError(f"--name {options.name!r} is no plain folder name; --root says where")
+    if options.name.casefold() in CODE:
+        raise ConfigError(
+            f"--name {options.name!r} is a folder of code in data/: give another name, which the "
+            "set will have as its folder there"
+        )
+    find_rig(options.recipe)
+    least = {"image_size": 8, "points": 1, "seed": 0, "workers": 1}
+    least |= {"shapes_train": 1, "shapes_test": 1}
+    for name, low in least.items():
+        if getattr(options, name) is not None and getattr(options, name) < low:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is {getattr(options, name)}, expected {low} or more")
+    if max(options.shapes_train, options.shapes_test) > MOST_PER_CLASS:
+        raise ConfigError(f"--shapes-train and --shapes-test go up to {MOST_PER_CLASS}")
+    if not 0 < options.test_fraction < 1:
+        raise ConfigError(f"--test-fraction is {options.test_fraction}, expected between 0 and 1")
+
+
+def choose_settings(
+    options: argparse.Namespace, layout: str, source: Source | None
+) -> ShapeSettings:
+    """What the shapes become, with the defaults that depend on the source filled in.
+
+    Raises:
+        ConfigError: an option of clouds for meshes, or more points than packed clouds have.
+    """
+    values = {key: getattr(options, key) for key in asdict(ShapeSettings()) if key != "points"}
+    most = source.num_points if source else None
+    values["points"] = options.points or min(ShapeSettings.points, most or ShapeSettings.points)
+    if most and values["points"] > most:
+        raise ConfigError(f"--points is {options.points}, and the clouds have {most} points each")
+    if layout != "meshes":
+        return CloudSettings.choose(options.visibility, options.hpr_radius, **values)
+    if options.visibility or options.hpr_radius is not None:
+        raise ConfigError("meshes are seen by rays: --visibility and --hpr-radius are of clouds")
+    return ShapeSettings(**values)
+
+
+def describe_source(
+    options: argparse.Namespace, layout: str, source: Source | None
+) -> dict[str, Any]:
+    """What the settings of a set say about where it comes from."""
+    if source is None:
+        counts = f"{options.shapes_train} train and {options.shapes_test} test a class"
+        return {"source": "embedded shapes", "meshes": counts, "test_fraction": None}
+    drawn = not source.is_split and options.split_file is None
+    settings = {
+        "source": options.source.resolve().name,
+        "meshes" if layout == "meshes" else "clouds": source.fingerprint(),
+        "test_fraction": options.test_fraction if drawn else None,
+    }
+    if options.split_file:
+        content = options.split_file.read_bytes()
+        settings["split_file"] = hashlib.sha256(content).hexdigest()[:12]
+    if layout != "meshes":
+        settings |= {"layout": layout, "variant": options.variant}
+    return settings
 
 
 def prepare(options: argparse.Namespace) -> str:
-    """Prepare the set that the options describe or a shard of it, or find it finished.
+    """Prepare the set that the options describe, or find it finished.
 
     Returns:
         The closing line, with the counts.
 
     Raises:
-        ConfigError: the set, or a shard, is there with other settings. DataError: unusable source,
-            or nothing to join. RunError: a process died, here or under ``torchrun``.
+        ConfigError: the set is there with other settings, or the cluster is not. DataError: an
+            unusable source. RunError: no worker lives long enough, or a damaged record.
     """
     folder = options.root / options.name
     if folder.exists() and not folder.is_dir():
@@ -64,36 +190,14 @@ def prepare(options: argparse.Namespace) -> str:
     if report := None if options.overwrite else find_finished(folder, settings):
         clear_up(folder)
         return f"already prepared {describe(report, folder)}"
-    works = open_work(options, folder)
+    work = open_work(folder)
     if source is None:
-        source = generate_shapes(options, works[0])
-    records = Records(shape_settings, *(work / RECORDS for work in works))
-    if line := make_records(options, source, settings, records, works):
-        return line
-    report = assemble(folder, source, shape_settings, settings, records)
+        source = generate_shapes(options, work)
+    records = Records(shape_settings, work / "records")
+    make_records(source.shapes, records, options.workers, options.cluster)
+    report = pack(folder, source, shape_settings, settings, records)
     clear_up(folder)
     return f"prepared {describe(report, folder)}"
-
-
-def open_work(options: argparse.Namespace, folder: Path) -> list[Path]:
-    """The work folder of the set, then those that are joined with it.
-
-    Raises:
-        DataError: no shard was ever prepared in a folder to join.
-    """
-    work = folder / WORK
-    if options.shard or options.launched or options.join is not None:
-        work.mkdir(parents=True, exist_ok=True)  # others may be at work in it
-    # A work folder without a report is an interrupted run: go on from there, even overwriting.
-    elif (folder / REPORT).exists() or not work.is_dir():
-        start_anew(folder)
-    for other in options.join or []:
-        if not (other / WORK / RECORDS).is_dir():
-            raise DataError(
-                f"--join {other}: nothing to join, it has no {WORK}/{RECORDS}; give the folder of "
-                "a set in which --shard has been at work"
-            )
-    return [work, *(other / WORK for other in options.join or [])]
 
 
 def generate_shapes(options: argparse.Namespace, work: Path) -> Source:
@@ -101,43 +205,6 @@ def generate_shapes(options: argparse.Namespace, work: Path) -> Source:
     meshes = work / f"meshes-{options.seed}-{options.shapes_train}-{options.shapes_test}"
     generate(meshes, options.seed, options.shapes_train, options.shapes_test)
     return find_files(meshes, options.test_fraction, options.seed)
-
-
-def make_records(
-    options: argparse.Namespace,
-    source: Source,
-    settings: dict[str, Any],
-    records: Records,
-    works: list[Path],
-) -> str:
-    """Make the records that fall to this process, or see that all are there to be joined.
-
-    Returns:
-        The closing line of a process that leaves it to another to make the set, else "".
-    """
-    shapes, shard = source.shapes, options.shard or options.launched
-    if options.join is not None:
-        check_notes(works, settings)
-        check_whole(source, records, works)
-        return ""
-    if shard is None:
-        run_work(shapes, records, options.workers)
-        return ""
-    first = shard.number == 1
-    with announced(works[0], shard, settings):
-        share = shard.share(shapes)
-        run_work(share, records, options.workers, options.shard is not None or first)
-        if options.launched and first:
-            wait_for_records(source, records, works[0], shard.count)
-            return ""
-    line = f"prepared {len(share):,} of {len(shapes):,} shapes, those of shard {shard}"
-    if options.launched:
-        return line
-    left = sum(records.find(shape) is None for shape in shapes)
-    join = f"this command with --join in the place of --shard {shard} makes the set"
-    if left:
-        return f"{line}; {left:,} have no record in {works[0]} yet. After the other shards, {join}"
-    return f"{line}; every shape has its record in {works[0]}: {join}"
 
 
 def main(arguments: list[str] | None = None) -> None:

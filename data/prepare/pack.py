@@ -1,8 +1,10 @@
-"""From the records of all shapes to the files of a prepared set: train.h5, test.h5, report.json."""
+"""The files of a prepared set, train.h5, test.h5 and report.json: packed from the records of all
+shapes, or found finished."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,20 +14,99 @@ from typing import Any
 import numpy as np
 
 from data.parts import MOST_PARTS
-from data.prepare.cache import Records
 from data.prepare.shape import Record, ShapeSettings
+from data.prepare.workers import Records
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
 from data.rendering.cameras import find_rig, hash_recipe, make_cameras
 from data.sources.cloud_files import CloudFile
 from data.sources.folders import ShapeFile, Source
 from data.storage import SPLITS, PreparedSplit, decode_png
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import atomic_path
 
 REPORT = "report.json"
+WORK = ".work"  # in the set's folder until it is finished
 
 # All that a survey asks of a record.
 SURVEYED = ("reason", "count", "sizes", "repeated", "part_names")
+
+
+def find_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of a finished set with these settings, None where there is no finished set.
+
+    Raises:
+        ConfigError: the folder holds a set with other settings, or files of unknown settings.
+        DataError: the set is damaged.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        if not (folder / WORK).is_dir() and any((folder / f"{s}.h5").exists() for s in SPLITS):
+            raise ConfigError(
+                f"{folder} holds splits but no {REPORT}, so nobody knows how they were made; give "
+                "--overwrite to replace them or another --name"
+            )
+        return None
+    try:
+        report = json.loads(path.read_text())
+        found = dict(report["settings"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}); --overwrite makes the set anew") from error
+    if differences := find_differences(found, settings):
+        raise ConfigError(
+            f"{folder} was prepared with other settings: {differences}; give --overwrite to make "
+            "it anew or another --name"
+        )
+    for split in SPLITS:
+        if not (folder / f"{split}.h5").is_file():
+            raise DataError(f"{folder} has lost its {split}.h5; --overwrite makes the set anew")
+        PreparedSplit(folder / f"{split}.h5")
+    return report
+
+
+def find_differences(found: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The settings that were others when something was made, as a list in words; "" for none."""
+    return ", ".join(
+        f"{key} {found.get(key)!r} (now {settings[key]!r})"
+        for key in settings
+        if found.get(key) != settings[key]
+    )
+
+
+def open_work(folder: Path) -> Path:
+    """The work folder of a set, which is empty unless a preparation was interrupted: that one goes
+    on, even to overwrite a set."""
+    work = folder / WORK
+    if (folder / REPORT).exists() or not work.is_dir():
+        shutil.rmtree(work, ignore_errors=True)
+        (folder / REPORT).unlink(missing_ok=True)
+        work.mkdir(parents=True)
+        for split in SPLITS:
+            (folder / f"{split}.h5").unlink(missing_ok=True)
+    return work
+
+
+def clear_up(folder: Path) -> None:
+    """Remove the work folder, and temporary files of runs that were killed while writing."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    for leftover in folder.glob(".*.tmp.*"):
+        leftover.unlink(missing_ok=True)  # by another process of the same run
+
+
+def describe(report: dict[str, Any], folder: Path) -> str:
+    """The counts of a report as the end of a sentence."""
+    train, test = (report["prepared"][split] for split in SPLITS)
+    settings = report["settings"]
+    noun = f"clouds of {settings['points']:,} points" if "clouds" in settings else "meshes"
+    notes = f"skipped {len(report['skipped'])}"
+    if "filled_up" in report:
+        notes += f", {report['filled_up']:,} with fewer points repeat some"
+    absent = [name for name, counts in report["classes"].items() if not any(counts.values())]
+    if absent:
+        notes += f", nothing of the classes {', '.join(absent)}"
+    return (
+        f"{train + test:,} of {report['found']:,} {noun} into {folder} ({train:,} train / "
+        f"{test:,} test), {notes}: see {folder / REPORT}"
+    )
 
 
 @dataclass
@@ -98,7 +179,7 @@ def _reason_to_skip(record: Record, usual: int) -> str:
     return ""
 
 
-def assemble(
+def pack(
     folder: Path,
     source: Source,
     shape_settings: ShapeSettings,
@@ -138,8 +219,8 @@ def assemble(
             num_points=shape_settings.points,
             image_bytes=survey.image_bytes[split],
         )
-        write_split(folder / f"{split}.h5", header, _read_records(members, records, header))
-        hashes[split] = PreparedSplit(folder / f"{split}.h5").data_hash
+        packed = _read_records(members, records, header)
+        hashes[split] = write_split(folder / f"{split}.h5", header, packed)
     report = {
         "name": folder.name,
         "found": len(source.shapes) + len(source.skipped),

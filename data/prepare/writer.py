@@ -65,8 +65,11 @@ def encode_png(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRecord]) -> None:
+def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRecord]) -> str:
     """Write a split atomically, holding ``SLAB`` shapes at a time; equal input gives equal bytes.
+
+    Returns:
+        The hash of its data: classes, ids, labels, points, visibility and parts.
 
     Raises:
         ValueError: the records do not have the number, order or sizes that ``header`` announces.
@@ -115,7 +118,9 @@ def write_split(path: str | Path, header: SplitHeader, records: Iterable[ShapeRe
         file.create_dataset("offsets", data=np.array(offsets, np.int64))
         file.create_dataset("intrinsics", data=header.intrinsics)
         file.create_dataset("extrinsics", data=header.extrinsics)
-        _write_attributes(file, header, digest.hexdigest()[:12])
+        data_hash = digest.hexdigest()[:12]
+        _write_attributes(file, header, data_hash)
+    return data_hash
 
 
 def _extend(offsets: array[int], streams: list[bytes]) -> slice:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.geometry.meshes import SUFFIXES
-from data.parts import label_file
+from data.geometry.meshes import SUFFIXES, label_file
 from data.storage import SPLITS
 from utils.errors import DataError
 

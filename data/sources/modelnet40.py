@@ -14,11 +14,6 @@ from utils.errors import ConfigError, DataError
 MODELNETS = ("modelnet40", "modelnet10")  # with class names and lists of shapes of their own
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a folder holds the packed layout."""
-    return (folder / "shape_names.txt").is_file() and (folder / "train_files.txt").is_file()
-
-
 def find_packed_clouds(folder: Path) -> Source:
     """The layout of ``modelnet40_ply_hdf5_2048``, with any number of points.
 
@@ -32,11 +27,6 @@ def find_packed_clouds(folder: Path) -> Source:
         lines = read_lines(folder / f"{split}_files.txt")
         files[split] = [folder / PureWindowsPath(line).name for line in lines]
     return find_packed(files, class_names)
-
-
-def is_text(folder: Path) -> bool:
-    """Whether a folder holds the layout of ``modelnet40_normal_resampled``."""
-    return any((folder / f"{name}_shape_names.txt").is_file() for name in MODELNETS)
 
 
 def find_text_clouds(folder: Path, variant: str) -> Source:

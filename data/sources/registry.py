@@ -20,19 +20,23 @@ FOLDERS = {"meshes": MESHES, "clouds": FileKind("clouds", CLOUD_SUFFIXES, CloudF
 
 
 class DataSet(NamedTuple):
-    """How the layout of a published data set is recognised by its files, and read; ``find`` takes
-    a variant where there are any."""
+    """The files that tell the layout of a published data set, as patterns, and how it is read;
+    ``find`` takes a variant where there are any."""
 
-    recognise: Callable[[Path], bool]
+    marks: tuple[str, ...]
     find: Callable[..., Source]
     has_variants: bool = False
 
 
 DATA_SETS = {
-    "modelnet40-h5": DataSet(modelnet40.is_packed, modelnet40.find_packed_clouds),
-    "modelnet40-normal": DataSet(modelnet40.is_text, modelnet40.find_text_clouds, True),
-    "scanobjectnn": DataSet(scanobjectnn.is_here, scanobjectnn.find_clouds, True),
-    "shapenet-part": DataSet(shapenetpart.is_here, shapenetpart.find_clouds),
+    "modelnet40-h5": DataSet(("shape_names.txt", "train_files.txt"), modelnet40.find_packed_clouds),
+    "modelnet40-normal": DataSet(
+        ("modelnet[14]0_shape_names.txt",), modelnet40.find_text_clouds, has_variants=True
+    ),
+    "scanobjectnn": DataSet(
+        ("training_objectdataset*.h5",), scanobjectnn.find_clouds, has_variants=True
+    ),
+    "shapenet-part": DataSet((shapenetpart.SYNSETS,), shapenetpart.find_clouds),
 }
 LAYOUTS = (*FOLDERS, *DATA_SETS)
 
@@ -78,7 +82,7 @@ def find_source(
 def recognise(folder: Path) -> str:
     """The layout of a folder by the files that only it has; ``meshes`` where nothing speaks."""
     for layout, data_set in DATA_SETS.items():
-        if data_set.recognise(folder):
+        if all(any(folder.glob(mark)) for mark in data_set.marks):
             return layout
     for name in ("main_split", "main_split_nobg"):
         if (folder / name).is_dir():

@@ -18,11 +18,6 @@ CLASSES = [
 FILES = {"train": "training_objectdataset", "test": "test_objectdataset"}
 
 
-def is_here(folder: Path) -> bool:
-    """Whether a folder holds some variant."""
-    return any(folder.glob(f"{FILES['train']}*.h5"))
-
-
 def find_clouds(folder: Path, variant: str) -> Source:
     """One variant of ScanObjectNN: ``training_objectdataset[_VARIANT].h5`` and ``test_...`` beside.
 

@@ -43,11 +43,6 @@ SYNSETS = "synsetoffset2category.txt"
 LISTS = {"train": ("train", "val"), "test": ("test",)}
 
 
-def is_here(folder: Path) -> bool:
-    """Whether a folder holds the layout."""
-    return (folder / SYNSETS).is_file()
-
-
 def find_clouds(folder: Path) -> Source:
     """ShapeNetPart with normals: ``<synset>/<name>.txt`` of ``x y z nx ny nz label`` lines.
 

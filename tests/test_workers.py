@@ -1,0 +1,370 @@
+"""The processes that prepare shapes: equal bytes whatever dies, on one machine and on a cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from data.prepare import workers
+from data.prepare.__main__ import parse, prepare
+from data.prepare.shape import ShapeSettings
+from data.prepare.workers import Records, make_records, write_record
+from data.sources.folders import ShapeFile, find_files
+from data.synthetic.shapes import generate
+from utils.errors import ConfigError, RunError
+from utils.progress import Progress
+
+FILES = ("report.json", "test.h5", "train.h5")
+SMALL = ["--points", "32", "--image-size", "8"]
+
+
+def arguments(root, *more):
+    shapes = ["--shapes", "--shapes-train", "1", "--shapes-test", "1", "--name", "Set"]
+    return [*shapes, "--root", str(root), *SMALL, *more]
+
+
+def run(root, *more):
+    return prepare(parse(arguments(root, *more)))
+
+
+def contents(root):
+    assert sorted(path.name for path in (root / "Set").iterdir()) == sorted(FILES)
+    return {name: (root / "Set" / name).read_bytes() for name in FILES}
+
+
+def record_files(root):
+    return sorted((root / "Set" / ".work" / "records").glob("*/[!.]*.npz"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bytes of the set as one process makes it; part labels included."""
+    root = tmp_path_factory.mktemp("whole")
+    run(root, "--workers", "1")
+    return contents(root)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """The embedded shapes, one per class and split."""
+    folder = tmp_path_factory.mktemp("meshes") / "meshes"
+    generate(folder, 0, 1, 1)
+    return find_files(folder, 0.2, 0).shapes
+
+
+@pytest.fixture
+def records(tmp_path):
+    return Records(ShapeSettings(points=8, image_size=8), tmp_path / "records")
+
+
+def children(pid):
+    """Running child processes of ``pid``, but for those that Python itself needs."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout
+    lines = [line.split(maxsplit=1) for line in listed.splitlines()]
+    return [int(number) for number, command in lines if "spawn_main" in command]
+
+
+def when(condition, do):
+    """Run ``do`` in the background as soon as ``condition`` holds; returns a way to wait for it."""
+
+    def watch():
+        end = time.monotonic() + 60
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.002)
+        do()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+# ---- records
+
+
+def make_record():
+    return {
+        "points": np.arange(12, dtype=np.float32).reshape(4, 3),
+        "images": np.arange(50, dtype=np.uint8),
+        "sizes": np.array([20, 30]),
+        "part_names": np.array(["leg", "seat"]),
+        "count": np.array(4),
+        "none": np.zeros((0, 3), np.float16),
+    }
+
+
+def test_a_record_is_read_as_it_was_written(shapes, records):
+    record = make_record()
+    write_record(records.path(shapes[0]), record)
+    for names in (None, ("sizes", "count", "reason")):
+        found = records.read(shapes[0], names)
+        assert found.keys() == record.keys() & (set(names) if names else record.keys())
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, record[name])
+            assert array.dtype == record[name].dtype
+
+
+def test_a_damaged_record_is_refused(shapes, records):
+    path = Path(records.path(shapes[0]))
+    write_record(path, make_record())
+    content = path.read_bytes()
+    place = content.index(make_record()["images"].tobytes())
+    flipped = content[:place] + b"\xff" + content[place + 1 :]
+    for damaged in (content[:-1], content[:20], b"[]\n", flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=f"{path.name}, is damaged or has gone .* remove it"):
+            records.read(shapes[0])
+    path.unlink()
+    with pytest.raises(RunError, match=shapes[0].id):
+        records.read(shapes[0])
+
+
+def test_empty_records_are_made_again_and_whole_ones_kept(tmp_path, whole, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.prepare.__main__.pack", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "--workers", "1")
+    emptied, *kept = record_files(tmp_path)
+    assert len(kept) == 31
+    emptied.write_bytes(b"")
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    with monkeypatch.context() as patch:
+        patch.setattr("data.prepare.__main__.clear_up", lambda folder: None)
+        run(tmp_path, "--workers", "1")
+    assert {path: path.stat().st_mtime_ns for path in kept} == stamps
+    assert run(tmp_path).startswith("already prepared")
+    assert contents(tmp_path) == whole
+
+
+def test_a_record_belongs_to_its_settings_and_its_file(tmp_path, shapes, records):
+    other = Records(ShapeSettings(points=9, image_size=8), tmp_path / "records")
+    assert records.path(shapes[0]) != other.path(shapes[0])
+    before = records.path(shapes[0])
+    mesh = tmp_path / "mesh.off"
+    mesh.write_bytes(shapes[0].path.read_bytes() + b"\n")
+    grown = ShapeFile(shapes[0].id, mesh, shapes[0].class_name, shapes[0].split)
+    assert records.path(grown) != before
+
+
+# ---- processes of this machine
+
+
+def test_few_shapes_are_handed_out_at_a_time(shapes, records, monkeypatch):
+    handed_out, made, counts = [], [], []
+
+    class Counting(ThreadPoolExecutor):
+        def __init__(self, count, *_):
+            super().__init__(count)
+
+        def submit(self, *args):
+            handed_out.append(args)
+            counts.append(len(handed_out) - len(made))
+            return super().submit(*args)
+
+    def finish_late(shape, settings, path):
+        time.sleep(0.005)
+        write_record(path, {"count": np.array(1)})
+        made.append(shape.id)
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Counting)
+    monkeypatch.setattr(workers, "work_on", finish_late)
+    make_records(shapes, records, 2)
+    assert sorted(made) == [shape.id for shape in shapes]
+    assert max(counts) <= 2 * workers.AHEAD < len(shapes)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path, whole):
+    killed = []
+
+    def kill():
+        killed.extend(children(os.getpid())[:1])
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    watcher = when(lambda: len(record_files(tmp_path)) >= 3, kill)
+    assert "skipped 0" in run(tmp_path, "--workers", "2")
+    watcher.join()
+    assert killed
+    assert contents(tmp_path) == whole
+
+
+def die_at_chairs(shape, settings, path):
+    """What a worker does in the test below; a function of a module, for other processes."""
+    if shape.class_name == "chair":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_record(path, {"count": np.array(1)})
+
+
+def die(shape, settings, path):
+    os._exit(1)
+
+
+def die_at_first(shape, settings, path):
+    mark = Path(path).parent.parent / "died"
+    if not mark.exists():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        os._exit(1)
+    write_record(path, {"count": np.array(1)})
+
+
+@pytest.mark.slow
+def test_a_shape_that_kills_its_worker_twice_is_given_up_alone(shapes, records, monkeypatch):
+    monkeypatch.setattr(workers, "work_on", die_at_chairs)
+    monkeypatch.setattr(workers, "AHEAD", 2)
+    shapes = [shape for shape in shapes if shape.split == "test"]
+    make_records(shapes, records, 2)
+    reasons = {shape.class_name for shape in shapes if "reason" in records.read(shape)}
+    assert reasons == {"chair"}
+    assert "died" in str(records.read(next(s for s in shapes if s.class_name == "chair"))["reason"])
+
+
+@pytest.mark.slow
+def test_a_death_that_does_not_repeat_costs_nothing(shapes, records, monkeypatch):
+    monkeypatch.setattr(workers, "work_on", die_at_first)
+    make_records(shapes[:3], records, 2)
+    assert not any("reason" in records.read(shape) for shape in shapes[:3])
+
+
+@pytest.mark.slow
+def test_workers_that_all_die_are_no_fault_of_the_shapes(shapes, records, monkeypatch):
+    monkeypatch.setattr(workers, "work_on", die)
+    with pytest.raises(RunError, match="worker processes died and none prepared a shape"):
+        make_records(shapes, records, 2)
+
+
+def test_a_shape_given_up_is_listed(tmp_path, monkeypatch):
+    def give_up(shape, settings, path):
+        if shape.id.endswith("chair_0001"):
+            raise MemoryError
+        return prepare_shape(shape, settings)
+
+    prepare_shape = workers.prepare_shape
+    monkeypatch.setattr(workers, "prepare_shape", lambda *args: give_up(*args, None))
+    line = run(tmp_path, "--workers", "1")
+    assert "prepared 31 of 32" in line and "skipped 1" in line
+    assert "more memory than there is" in (tmp_path / "Set" / "report.json").read_text()
+
+
+# ---- a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    environment = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment}"  # as in the project's folder
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster
+    os.environ["PYTHONPATH"] = environment
+
+
+@pytest.mark.slow
+def test_a_cluster_prepares_the_same_bytes(tmp_path, whole, cluster):
+    done = subprocess.run(
+        [sys.executable, "-m", "data.prepare"]
+        + arguments(tmp_path, "--cluster", cluster.scheduler_address),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_up_for_a_worker_that_dies(tmp_path, whole, cluster):
+    victims = [worker.process.process.pid for worker in cluster.workers.values()]
+    watcher = when(
+        lambda: len(record_files(tmp_path)) >= 3, lambda: os.kill(victims[0], signal.SIGKILL)
+    )
+    line = run(tmp_path, "--cluster", cluster.scheduler_address)
+    watcher.join()
+    assert "skipped 0" in line
+    assert contents(tmp_path) == whole
+
+
+def test_a_cluster_that_is_not_there_is_named(shapes, records, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    with pytest.raises(ConfigError, match=r"no Dask scheduler answers .*dask scheduler"):
+        make_records(shapes, records, 1, "tcp://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="no Dask scheduler answers"):
+        make_records(shapes, records, 1, "nonsense://here")
+
+
+def test_a_missing_package_is_named(shapes, records, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ConfigError, match="pip install distributed"):
+        make_records(shapes, records, 1, "tcp://127.0.0.1:9")
+
+
+class FakeClient:
+    def __init__(self, threads, answer=None):
+        self.threads, self.answer = threads, answer
+
+    def nthreads(self):
+        return self.threads
+
+    def run(self, function, *args, on_error):
+        answer = function(*args) if self.answer is None else self.answer
+        return dict.fromkeys(self.threads, answer)
+
+
+@pytest.mark.parametrize(
+    ("client", "message"),
+    [
+        (FakeClient({}), "has no workers; start them"),
+        (FakeClient({"a": 1, "b": 4}), "worker b has 4 threads, expected 1; .*--nthreads 1"),
+        (FakeClient({"a": 1}, ModuleNotFoundError("data")), "cannot run this code .*folder with"),
+        (FakeClient({"a": 1}, (workers.RECORD, False)), "does not see .*records: workers share"),
+        (FakeClient({"a": 1}, (workers.RECORD - 1, True)), "another version"),
+    ],
+)
+def test_workers_of_a_cluster_that_cannot_do_it_are_refused(tmp_path, client, message):
+    with pytest.raises(ConfigError, match=message):
+        workers._check_workers(client, "tcp://host:1", tmp_path / "records")
+
+
+def test_workers_of_a_cluster_that_can_do_it_are_counted(tmp_path):
+    assert workers._check_workers(FakeClient({"a": 1, "b": 1}), "x", tmp_path / "records") == 2
+
+
+# ---- what is refused, what is shown
+
+
+@pytest.mark.parametrize("name", ["sources", "Prepare", "GEOMETRY", "rendering", "synthetic"])
+def test_folders_of_code_are_no_names_of_sets(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"{name!r} is a folder of code"):
+        parse([str(tmp_path), "--name", name])
+
+
+def test_torchrun_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun is for training: --workers"):
+        parse(arguments(tmp_path))
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("utils.progress.time.monotonic", lambda: now[0])
+    with Progress(1000, "shapes", done=100) as progress:
+        for _ in range(900):
+            now[0] += 0.125  # exact in binary
+            progress.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "shapes: 340 of 1,000, 01:22 left"
+    assert len(lines) == 3

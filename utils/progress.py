@@ -1,0 +1,43 @@
+"""How far a long piece of work is: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+EVERY = 30.0  # seconds between two lines of a log
+
+
+class Progress:
+    """Counts towards ``total``, on standard error; a context manager.
+
+    Args:
+        what: the noun that is counted, in the plural. done: what was there before.
+    """
+
+    def __init__(self, total: int, what: str, done: int = 0):
+        self.total, self.what, self.done = total, what, done
+        self.begun, self.begin = time.monotonic(), done
+        self.shown = self.begun
+        self.bar = tqdm(total=total, initial=done, desc=what, leave=False, disable=None)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, count: int = 1) -> None:
+        self.done += count
+        self.bar.update(count)
+        now = time.monotonic()
+        if self.bar.disable and now - self.shown >= EVERY:
+            self.shown = now
+            seconds = (self.total - self.done) * (now - self.begun) / (self.done - self.begin)
+            print(
+                f"{self.what}: {self.done:,} of {self.total:,}, {tqdm.format_interval(seconds)} left",
+                file=sys.stderr,
+                flush=True,
+            )
