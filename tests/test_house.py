@@ -210,19 +210,6 @@ def test_the_archive_of_the_meshes_is_unpacked_and_cleared(tmp_path):
     assert done.stderr.startswith("usage:")
 
 
-def test_the_commands_of_the_readme_exist():
-    text = (ROOT / "README.md").read_text()
-    programs = re.findall(r"^(?:python|torchrun \S+) (\w+\.py|-m \S+)", text, re.MULTILINE)
-    assert len(programs) >= 6
-    for program in programs:
-        path = program.removeprefix("-m ").replace(".", "/").removesuffix("/py") + ".py"
-        assert path.startswith("pytest") or (ROOT / path).is_file(), program
-    for script in re.findall(r"bash (scripts/\S+\.sh)", text):
-        assert (ROOT / script).is_file()
-    for config in re.findall(r"scripts/configs/\S+\.yaml", text):
-        assert (ROOT / config).is_file()
-
-
 def test_no_private_places_are_named():
     for path in subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
