@@ -1,10 +1,11 @@
 """Train a point-cloud student, with or without distillation from an exported teacher.
 
-    python train_student.py scripts/configs/pointnet.yaml data.name=NAME distill.bank=FILE
-    python train_student.py scripts/configs/pointnet.yaml data.name=NAME loss.distill=0
-    python train_student.py scripts/configs/partseg_pointnet.yaml data.name=NAME distill.bank=FILE
+    python train_student.py scripts/configs/recipes/pointnet.yaml data.name=NAME distill.bank=FILE
+    python train_student.py scripts/configs/recipes/pointnet.yaml data.name=NAME loss.distill=0
+    python train_student.py scripts/configs/recipes/dgcnn.yaml scripts/configs/sets/psb26.yaml ...
 
-The second line is the baseline: the same path with the weight of distillation at 0. With
+The second line is the baseline: the same path with the weight of distillation at 0. Sets are laid
+over a recipe from left to right; ``recipes/partseg_*.yaml`` learn the parts of shapes. With
 ``loss.task=0`` the student is pre-trained without labels; ``init=CKPT`` starts another run
 from its encoder. The run goes to expt/runs/<run>/, the student to ckpt/student/<run>.pth. The same
 command resumes a run that was interrupted. Under ``torchrun --nproc_per_node=N`` it trains on N

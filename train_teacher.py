@@ -1,8 +1,8 @@
 """Train a multi-view image teacher on the views of a prepared set.
 
-    python train_teacher.py scripts/configs/teacher.yaml data.name=NAME [group.key=value ...]
-    python train_teacher.py scripts/configs/teacher_autoencoder.yaml data.name=NAME
-    python train_teacher.py scripts/configs/teacher_partseg.yaml data.name=NAME init=CKPT
+    python train_teacher.py scripts/configs/recipes/teacher.yaml data.name=NAME [SET.yaml ...]
+    python train_teacher.py scripts/configs/recipes/teacher_autoencoder.yaml data.name=NAME
+    python train_teacher.py scripts/configs/recipes/teacher_partseg.yaml data.name=NAME init=CKPT
 
 What it learns is ``teacher.task``: the class of the shape, its own views (no labels), or the part
 that every pixel shows, which may start from the backbone of the second. The run goes to

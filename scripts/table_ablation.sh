@@ -9,11 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=PSB26
-CONFIGS=scripts/configs/psb26
+RECIPE="" SETS="psb26 psb26_ablation"
 EPOCHS_USUAL=12
 source scripts/table_functions.sh
 source scripts/teacher_psb26.sh
-CONFIG=ablation
 
 # name of the variant, what it changes
 declare -A CHANGES=(
@@ -42,7 +41,7 @@ for seed in $SEEDS; do
             echo "unknown variant $variant, expected some of $ORDER" >&2
             exit 2
         fi
-        student_job "${DATA}_ablation_${variant}_s$seed$SUFFIX" $CONFIG test \
+        student_job "${DATA}_ablation_${variant}_s$seed$SUFFIX" pointnet test \
             distill.bank="$BANK" train.seed="$seed" ${CHANGES[$variant]}
     done
 done | run_jobs

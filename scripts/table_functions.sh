@@ -1,7 +1,7 @@
 # What the scripts of the tables share; to be sourced in the root of the project, after DATA (name of
-# the set), CONFIGS (folder of its configurations), PREFIX (of the students' files there, if they have
-# one) and EPOCHS_USUAL (of the students; empty: as each configuration says) are set. All of them take
-# from the environment:
+# the set), RECIPE (what the recipes' names begin with, before the encoder), SETS (files of
+# scripts/configs/sets that are laid over them, in this order) and EPOCHS_USUAL (of the students;
+# empty: as each configuration says) are set. All of them take from the environment:
 #   ENCODERS, SEEDS        what to run; SEEDS_SLOW for dgcnn, curvenet and pointnet2_msg
 #   CHOOSE                 encoders whose baseline chooses its own task weight; empty: the one of the
 #                          configuration, for all
@@ -27,8 +27,9 @@ THREADS=0
 if [ "$JOBS" -gt 1 ]; then THREADS=1; fi
 
 for encoder in ${ENCODERS:-}; do
-    if [ ! -f "$CONFIGS/${PREFIX:-}$encoder.yaml" ]; then
-        echo "unknown encoder $encoder: there is no $CONFIGS/${PREFIX:-}$encoder.yaml" >&2
+    recipe=scripts/configs/recipes/$RECIPE$encoder.yaml
+    if [ ! -f "$recipe" ]; then
+        echo "unknown encoder $encoder: there is no $recipe" >&2
         exit 2
     fi
 done
@@ -41,6 +42,12 @@ has_row() { # run name, split, beginning of the protocol, data set
     [ -f "$RESULTS" ] && grep -qE ",$1,${4:-$DATA},$2,\"?${3:-}" "$RESULTS"
 }
 
+files_of() { # recipe sets: names of scripts/configs
+    local set
+    echo "scripts/configs/recipes/$1.yaml"
+    for set in "${@:2}"; do echo "scripts/configs/sets/$set.yaml"; done
+}
+
 seeds_of() { # encoder
     case $1 in
         pointnet | pointnet2_ssg) echo "$SEEDS" ;;
@@ -49,19 +56,22 @@ seeds_of() { # encoder
 }
 
 # Jobs are lines "name<tab>command", the name being that of the log.
-train_line() { # name config overrides
-    local name=$1 config=$2
+train_line() { # name encoder overrides
+    local name=$1 encoder=$2 exception=""
     shift 2
-    printf '%s\t%s' "$name" "$PYTHON train_student.py $CONFIGS/$config.yaml run.name=$name"
-    printf ' %s' ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@" ${STUDENT_WORDS:-}
+    # the small sets choose bfloat16, which makes CurveNet no faster on a CPU
+    if [ "$encoder" = curvenet ]; then exception=train.amp=none; fi
+    printf '%s\t%s' "$name" "$PYTHON train_student.py"
+    printf ' %s' $(files_of "$RECIPE$encoder" $SETS) $exception run.name="$name" \
+        ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@" ${STUDENT_WORDS:-}
 }
 
 # Trained, then tested on the split.
-student_job() { # name config split overrides
-    local name=$1 config=$2 split=$3
+student_job() { # name encoder split overrides
+    local name=$1 encoder=$2 split=$3
     shift 3
     if has_row "$name" "$split" "last epoch"; then return; fi
-    train_line "$name" "$config" "$@"
+    train_line "$name" "$encoder" "$@"
     echo " && $PYTHON test.py ckpt/student/$name.pth --split $split" \
         "--threads $THREADS --results $RESULTS"
 }
@@ -83,7 +93,7 @@ choose_weights() {
     if [ -z "$CHOOSE" ]; then return; fi
     for encoder in $(for encoder in $ENCODERS; do chooser_of "$encoder"; done | sort -u); do
         for weight in 0.1 1; do
-            student_job "${DATA}_${encoder}_choose_w$weight$SUFFIX" "${PREFIX:-}$encoder" val \
+            student_job "${DATA}_${encoder}_choose_w$weight$SUFFIX" "$encoder" val \
                 data.name=$DATA loss.distill=0 loss.task=$weight protocol.val_fraction=0.2
         done
     done | run_jobs
@@ -109,9 +119,9 @@ compare_jobs() {
     for encoder in $ENCODERS; do
         weight=$(chosen_weight "$encoder")
         for seed in $(seeds_of "$encoder"); do
-            student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
+            student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "$encoder" test \
                 data.name="$DATA" loss.distill=0 ${weight:+loss.task=$weight} train.seed="$seed"
-            student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "${PREFIX:-}$encoder" test \
+            student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "$encoder" test \
                 data.name="$DATA" distill.bank="$BANK" train.seed="$seed"
         done
     done

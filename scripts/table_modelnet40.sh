@@ -16,24 +16,24 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-ModelNet40}
 if [ -n "${REDUCED:-}" ]; then
-    CONFIGS=scripts/configs/modelnet40/reduced SUFFIX=_reduced
+    SETS="modelnet40 modelnet40_reduced" TEACHER_SET=modelnet40_reduced_teacher SUFFIX=_reduced
     ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-}
     TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
     LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
     if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=${TEACHER_WEIGHTS:-$LOCAL_WEIGHTS}; fi
 else
-    CONFIGS=scripts/configs/modelnet40
+    SETS=modelnet40 TEACHER_SET=modelnet40_teacher
     ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
     TEACHER=${TEACHER:-${DATA}_mobilenet_v2_s0}
     JOBS=${JOBS:-1}
 fi
-EPOCHS_USUAL=""
+RECIPE="" EPOCHS_USUAL=""
 source scripts/table_functions.sh
 BANK=expt/teacher/$TEACHER.h5
 
 if ! has_row $TEACHER test || [ ! -f ckpt/teacher/$TEACHER.pth ]; then
-    run $PYTHON train_teacher.py $CONFIGS/teacher.yaml run.name=$TEACHER data.name=$DATA \
-        teacher.weights="${TEACHER_WEIGHTS:-imagenet}" ${TEACHER_WORDS:-}
+    run $PYTHON train_teacher.py $(files_of teacher $TEACHER_SET) run.name=$TEACHER \
+        data.name=$DATA teacher.weights="${TEACHER_WEIGHTS:-imagenet}" ${TEACHER_WORDS:-}
     run $PYTHON test.py ckpt/teacher/$TEACHER.pth --results "$RESULTS"
 fi
 run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK

@@ -14,27 +14,22 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-LabeledPSB}
 ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
-case $DATA in
-    LabeledPSB)
-        CONFIGS=scripts/configs/labeledpsb EPOCHS_USUAL=15
-        AUTOENCODER=$CONFIGS/teacher_autoencoder.yaml SEGMENTER=$CONFIGS/teacher_partseg.yaml
-        ;;
-    *)
-        CONFIGS=scripts/configs EPOCHS_USUAL="" PREFIX=partseg_
-        AUTOENCODER=$CONFIGS/teacher_autoencoder.yaml SEGMENTER=$CONFIGS/teacher_partseg.yaml
-        ;;
-esac
+RECIPE=partseg_ SETS="" AUTOENCODER_SET="" TEACHER_SET="" EPOCHS_USUAL=""
+if [ "$DATA" = LabeledPSB ]; then
+    SETS=labeledpsb EPOCHS_USUAL=15
+    AUTOENCODER_SET=labeledpsb_autoencoder TEACHER_SET=labeledpsb_teacher
+fi
 source scripts/table_functions.sh
 FIRST=${DATA}_autoencoder_s0
 TEACHER=${DATA}_partseg_teacher_s0
 BANK=expt/teacher/$TEACHER.h5
 
 if ! has_row "$TEACHER" test || [ ! -f "ckpt/teacher/$TEACHER.pth" ]; then
-    run $PYTHON train_teacher.py $AUTOENCODER run.name="$FIRST" data.name="$DATA" \
-        ${TEACHER_WEIGHTS:+teacher.weights="$TEACHER_WEIGHTS"}
+    run $PYTHON train_teacher.py $(files_of teacher_autoencoder $AUTOENCODER_SET) \
+        run.name="$FIRST" data.name="$DATA" ${TEACHER_WEIGHTS:+teacher.weights="$TEACHER_WEIGHTS"}
     run $PYTHON test.py "ckpt/teacher/$FIRST.pth" --results "$RESULTS"
-    run $PYTHON train_teacher.py $SEGMENTER run.name="$TEACHER" data.name="$DATA" \
-        init="ckpt/teacher/$FIRST.pth"
+    run $PYTHON train_teacher.py $(files_of teacher_partseg $TEACHER_SET) \
+        run.name="$TEACHER" data.name="$DATA" init="ckpt/teacher/$FIRST.pth"
     run $PYTHON test.py "ckpt/teacher/$TEACHER.pth" --results "$RESULTS"
 fi
 run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"

@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=PSB26
-CONFIGS=scripts/configs/psb26
+RECIPE="" SETS=psb26
 EPOCHS_USUAL=30
 ENCODERS=${ENCODERS:-pointnet pointnet2_ssg dgcnn curvenet}
 CONTROLS=${CONTROLS-0}

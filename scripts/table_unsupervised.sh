@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=PSB26
-CONFIGS=scripts/configs/psb26
+RECIPE="" SETS=psb26
 EPOCHS_USUAL=30
 ENCODERS=${ENCODERS:-pointnet}
 PROBED=${PROBED:-PSB26 ModelNet40}
@@ -25,7 +25,8 @@ TEACHER=PSB26_autoencoder_s0
 BANK=expt/teacher/$TEACHER.h5
 
 if [ ! -f ckpt/teacher/$TEACHER.pth ]; then
-    run $PYTHON train_teacher.py $CONFIGS/teacher_autoencoder.yaml run.name=$TEACHER \
+    run $PYTHON train_teacher.py $(files_of teacher_autoencoder psb26_autoencoder) \
+        run.name=$TEACHER \
         ${TEACHER_WEIGHTS:+teacher.weights="$TEACHER_WEIGHTS"}
     run $PYTHON test.py ckpt/teacher/$TEACHER.pth --results "$RESULTS"
 fi

@@ -13,8 +13,8 @@ fi
 # fresh clone.
 teacher_psb26() {
     if ! has_row "$TEACHER" test || [ ! -f "ckpt/teacher/$TEACHER.pth" ]; then
-        run $PYTHON train_teacher.py scripts/configs/psb26/teacher.yaml run.name="$TEACHER" \
-            teacher.weights="$TEACHER_WEIGHTS"
+        run $PYTHON train_teacher.py $(files_of teacher psb26_teacher) \
+            run.name="$TEACHER" teacher.weights="$TEACHER_WEIGHTS"
         run $PYTHON test.py "ckpt/teacher/$TEACHER.pth" --results "$RESULTS"
     fi
     run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"

@@ -14,7 +14,8 @@ from data.prepare import __main__ as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = [
-    "scripts/configs/demo/teacher.yaml",
+    "scripts/configs/recipes/teacher.yaml",
+    "scripts/configs/sets/demo_teacher.yaml",
     "teacher.backbone=squeezenet1_0",
     "train.epochs=1",
     "train.eval_every=1",
@@ -37,10 +38,13 @@ class Workshop:
     teacher: Path
     bank: Path
 
-    def student_words(self, name: str, *words: str, config: str = "demo/student") -> list[str]:
+    def student_words(
+        self, name: str, *words: str, recipe: str = "pointnet", data: str = "demo"
+    ) -> list[str]:
         """Arguments of train_student.py for two quick epochs into this folder."""
         return [
-            f"scripts/configs/{config}.yaml",
+            f"scripts/configs/recipes/{recipe}.yaml",
+            f"scripts/configs/sets/{data}.yaml",
             "data.name=Tiny",
             f"data.root={self.root}",
             "data.points=128",

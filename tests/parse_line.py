@@ -3,31 +3,30 @@ and nothing is run. Prints what a script reads from the program."""
 
 import importlib
 import sys
+from typing import Any
 
 sys.path.insert(0, ".")
 
-from scripts.in_one_process import read_commands  # noqa: E402
+from scripts.demo import locate  # noqa: E402
 from utils.config import load_config  # noqa: E402
 from utils.errors import run_main  # noqa: E402
 from utils.settings import StudentConfig, TeacherConfig  # noqa: E402
 
 # Only what a line needs is imported: a script has many of them.
-CONFIGURED = {"train_teacher.py": TeacherConfig, "train_student.py": StudentConfig}
+CONFIGURED = {"train_teacher": TeacherConfig, "train_student": StudentConfig}
+
+
+def parse_line(line: list[str]) -> Any:
+    """What the program of a line behind ``python`` reads in it: its settings or options."""
+    module, arguments = locate(line)
+    if module in CONFIGURED:
+        return load_config(CONFIGURED[module], arguments)
+    return importlib.import_module(module).parse(arguments)
 
 
 def main(line: list[str]) -> None:
-    program, *words = line[1:] if line[0] == "-m" else line
-    if program == "scripts.in_one_process":
-        for command in read_commands(sys.stdin):
-            main(command)
-    elif program in CONFIGURED:
-        load_config(CONFIGURED[program], words)
-    else:
-        importlib.import_module(program.removesuffix(".py")).parse(words)
-    if program == "scripts.choose_weight":
-        print("1")
-    else:
-        print("parsed", program)
+    parse_line(line)
+    print("1" if "scripts.choose_weight" in line else f"parsed {locate(line)[0]}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from conftest import run_program
+from conftest import TEACHER, run_program
 
 import export_teacher
 import test as test_program
@@ -116,7 +116,7 @@ def test_files_of_another_kind(workshop, refused, student, tmp_path):
 
 
 def test_weights_that_do_not_fit_the_backbone(workshop, refused, student, tmp_path):
-    words = ["scripts/configs/demo/teacher.yaml", "data.name=Tiny", f"data.root={workshop.root}"]
+    words = [*TEACHER[:2], "data.name=Tiny", f"data.root={workshop.root}"]
     words += ["run.name=x", f"run.runs={tmp_path}"]
     line = refused(train_teacher.main, [*words, f"teacher.weights={workshop.teacher}"], 3)
     assert "no plain state dict" in line

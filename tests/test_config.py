@@ -1,21 +1,122 @@
-"""Configuration: parents, overrides, and errors that say what to do."""
+"""Configuration: recipes, sets, parents, overrides, and errors that say what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from utils.config import did_you_mean, differences, dump_yaml, load_config, read_yaml
+from utils.config import did_you_mean, differences, dump_yaml, load_config, merge, read_yaml
 from utils.errors import ConfigError
 from utils.settings import StudentConfig, TeacherConfig
 
-CONFIGS = sorted(Path("scripts/configs").rglob("*.yaml"))
+RECIPES = sorted(path.stem for path in Path("scripts/configs/recipes").glob("*.yaml"))
+SETS = sorted(path.stem for path in Path("scripts/configs/sets").glob("*.yaml"))
+ENCODERS = ["pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", "curvenet"]
+# The recipes that each set is laid over, or the set that it follows.
+USED_WITH = {
+    "demo": ["pointnet"],
+    "demo_pixels": ["teacher_autoencoder", "teacher_partseg"],
+    "demo_teacher": ["teacher"],
+    "labeledpsb": [f"partseg_{encoder}" for encoder in ENCODERS],
+    "labeledpsb_autoencoder": ["teacher_autoencoder"],
+    "labeledpsb_teacher": ["teacher_partseg"],
+    "modelnet40": ENCODERS,
+    "modelnet40 modelnet40_reduced": ["pointnet"],
+    "modelnet40_reduced_teacher": ["teacher"],
+    "modelnet40_teacher": ["teacher"],
+    "psb26": ENCODERS,
+    "psb26 psb26_ablation": ["pointnet"],
+    "psb26_autoencoder": ["teacher_autoencoder"],
+    "psb26_teacher": ["teacher"],
+}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_shipped_file_is_valid(path):
-    schema = TeacherConfig if path.stem.startswith("teacher") else StudentConfig
-    config = load_config(schema, [str(path), "data.name=Some"])
-    assert config.data.name
+def shipped(recipe: str, *sets: str) -> list[str]:
+    files = [f"scripts/configs/recipes/{recipe}.yaml"]
+    return files + [f"scripts/configs/sets/{name}.yaml" for name in sets]
+
+
+def load(recipe: str, words: list[str]) -> StudentConfig | TeacherConfig:
+    return load_config(TeacherConfig if recipe.startswith("teacher") else StudentConfig, words)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_valid_and_leaves_the_set_open(recipe):
+    assert load(recipe, [*shipped(recipe), "data.name=Some"]).data.name == "Some"
+    with pytest.raises(ConfigError, match="data.name is required"):
+        load(recipe, shipped(recipe))
+
+
+def test_every_set_is_used():
+    assert sorted(names.split()[-1] for names in USED_WITH) == SETS
+
+
+@pytest.mark.parametrize(
+    ("names", "recipe"), [(names, recipe) for names in USED_WITH for recipe in USED_WITH[names]]
+)
+def test_every_set_is_laid_over_its_recipes(names, recipe):
+    files = shipped(recipe, *names.split())
+    config = load(recipe, files)
+    found, changes = config.model_dump(mode="json"), read_yaml(files[-1])
+    assert merge(found, changes) == found  # the last file has the last word
+    assert not re.search("^parent:", Path(files[-1]).read_text(), re.MULTILINE)
+
+
+def test_files_are_merged_from_left_to_right(tmp_path):
+    files = []
+    for name, text in {
+        "recipe": "data: {name: A, points: 64}\nloss: {task: 1, distill: 1}\n",
+        "set": "data: {name: B}\nloss: {distill: 0.5}\n",
+        "own": "data: {points: 16}\nloss: {distill: 0.25}\n",
+    }.items():
+        files.append(str(tmp_path / f"{name}.yaml"))
+        Path(files[-1]).write_text(text)
+    config = load_config(StudentConfig, ["loss.task=3", *files, "data.name=C"])
+    assert (config.data.name, config.data.points) == ("C", 16)
+    assert config.loss == {"task": 3, "distill": 0.25}
+    config = load_config(StudentConfig, [files[2], files[0], files[1]])
+    assert (config.data.name, config.data.points) == ("B", 64)
+
+
+def test_an_override_has_the_last_word_wherever_it_stands():
+    files = shipped("pointnet", "psb26")
+    for words in (
+        ["train.epochs=7", *files],
+        [files[0], "train.epochs=7", files[1]],
+        [*files, "train.epochs=7"],
+    ):
+        assert load_config(StudentConfig, words).train.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "found no YAML file, expected a recipe such as scripts/configs/recipes/pointnet.yaml"),
+        (["data.name=A"], "found no YAML file"),
+        (shipped("pointnet", "psb26")[1:], "found the set .*psb26.yaml first, expected a recipe"),
+        (shipped("pointnet", "psb26")[::-1], "found the set .*psb26.yaml first, expected a recipe"),
+        (
+            [*shipped("pointnet", "psb26"), *shipped("dgcnn")],
+            "found a recipe after a set in .*dgcnn.yaml: give recipes first",
+        ),
+        (shipped("pointnet", "psb62"), "no configuration file scripts/configs/sets/psb62.yaml"),
+        (["scripts/configs/psb26/pointnet.yaml"], "no configuration file.*recipes and sets"),
+        ([*shipped("pointnet"), "data.name"], "no configuration file data.name: expected YAML"),
+        (shipped("teacher", "psb26_teacher"), "unknown key 'teacher'"),
+    ],
+)
+def test_files_that_are_missing_or_in_disorder(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(StudentConfig, words)
+
+
+def test_a_set_with_a_parent_brings_its_values_along(tmp_path):
+    (tmp_path / "base.yaml").write_text("data: {name: A, points: 64}\n")
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "mine.yaml").write_text("parent: ../base.yaml\ndata: {points: 32}\n")
+    words = [*shipped("pointnet"), str(tmp_path / "sets" / "mine.yaml")]
+    config = load_config(StudentConfig, words)
+    assert (config.data.name, config.data.points) == ("A", 32)
 
 
 def test_parent_then_file_then_override(tmp_path):
@@ -32,7 +133,7 @@ def test_parent_then_file_then_override(tmp_path):
 
 
 def test_resolved_settings_read_back_alike(tmp_path):
-    config = load_config(StudentConfig, ["scripts/configs/pointnet2_ssg.yaml", "data.name=A"])
+    config = load_config(StudentConfig, [*shipped("pointnet2_ssg"), "data.name=A"])
     (tmp_path / "resolved.yaml").write_text(dump_yaml(config))
     assert load_config(StudentConfig, [str(tmp_path / "resolved.yaml")]) == config
 
@@ -46,7 +147,6 @@ def test_resolved_settings_read_back_alike(tmp_path):
         (["train.epochs=2.5"], r"train.epochs=2.5"),
         (["train.epochs=0"], r"train.epochs=0.*greater than 0"),
         (["optim.name=sdg"], r"optim.name='sdg'"),
-        (["data.name"], r"one YAML file"),
         (["=3"], r"cannot read the override"),
         (["data.name.x=3"], r"'name' is a value"),
         (["train=3"], r"train"),
@@ -58,7 +158,7 @@ def test_resolved_settings_read_back_alike(tmp_path):
 )
 def test_bad_words_are_named(words, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(StudentConfig, ["scripts/configs/pointnet.yaml", "data.name=A", *words])
+        load_config(StudentConfig, [*shipped("pointnet"), "data.name=A", *words])
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -75,11 +175,6 @@ def test_files_that_cannot_be_read(tmp_path):
         read_yaml(tmp_path / "self.yaml")
 
 
-def test_a_configuration_file_is_required():
-    with pytest.raises(ConfigError, match="scripts/configs"):
-        load_config(StudentConfig, ["data.name=A"])
-
-
 def test_differences_name_nested_keys():
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == [
         "a.b: found 1, expected 3"
@@ -93,5 +188,6 @@ def test_help_lists_every_key_with_its_default(capsys):
         load_config(StudentConfig, ["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("usage: RECIPE.yaml [SET.yaml ...] [group.key=value ...]")
     assert "data.name=(required)" in shown
     assert "  distill.distance=l1" in shown and "  init=None" in shown

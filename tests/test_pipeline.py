@@ -36,7 +36,8 @@ from utils.errors import ConfigError, DataError, RunError
 from utils.optim import build_optimizer, learning_rate
 from utils.settings import DistillSettings, OptimSettings, StudentConfig
 
-CONFIGS = sorted(Path("scripts/configs").rglob("*.yaml"))
+BASES = {"student", "partseg_student"}  # recipes that are only a parent
+RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml")} - BASES
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -387,25 +388,24 @@ def test_two_processes_train_a_teacher(workshop):
     assert (workshop.folder / "ckpt" / "teacher" / "teacher_two.pth").exists()
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_configuration_trains_two_steps(workshop, path):
-    """Each shipped YAML, with its own augmentation, schedule and losses, on the tiny set."""
-    name = "yaml_" + "_".join(path.with_suffix("").parts[-2:])
-    common = ["data.name=Tiny", f"data.root={workshop.root}", "train.epochs=1"]
-    common += [
-        "protocol.val_fraction=0.67",
-        "train.batch_size=8",
-        f"run.name={name}",
-        f"run.runs={workshop.folder}/runs",
-    ]
-    common += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
-    if path.stem.startswith("teacher"):
-        train_teacher.main([str(path), *common, "teacher.weights=none", "data.size=32"])
-        assert (workshop.folder / "ckpt" / "teacher" / f"{name}.pth").exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_trains_two_steps(workshop, recipe):
+    """With its own augmentation, schedule and losses, on the tiny set."""
+    name = f"recipe_{recipe}"
+    words = [f"scripts/configs/recipes/{recipe}.yaml", "data.name=Tiny", f"run.name={name}"]
+    words += [f"data.root={workshop.root}", "protocol.val_fraction=0.67", "train.epochs=1"]
+    words += ["train.batch_size=8", "run.device=cpu", "run.threads=1"]
+    words += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    if recipe.startswith("teacher"):
+        kind, main, words = "teacher", train_teacher.main, [*words, "teacher.weights=none"]
+        words += ["data.size=32"]
     else:
-        bank = f"distill.bank={workshop.bank}"
-        train_student.main([str(path), *common, bank, "data.points=512", "train.pictures=false"])
-        assert workshop.student(name).exists()
+        kind, main, words = "student", train_student.main, [*words, "data.points=512"]
+        words += [f"distill.bank={workshop.bank}", "train.pictures=false"]
+    main(words)
+    training = read_model(workshop.folder / "ckpt" / kind / f"{name}.pth", kind)["training"]
+    assert training["metrics"]
 
 
 def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):

@@ -18,7 +18,8 @@ from utils.errors import ConfigError, DataError
 @pytest.fixture(scope="module")
 def segmented(workshop) -> Path:
     words = ["data.points=256", "loss.distill=0", "loss.task=1"]
-    train_student.main(workshop.student_words("parts_s0", *words, config="labeledpsb/pointnet"))
+    words = workshop.student_words("parts_s0", *words, recipe="partseg_pointnet", data="labeledpsb")
+    train_student.main(words)
     return workshop.student("parts_s0")
 
 
@@ -99,7 +100,11 @@ def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_
 
 @pytest.mark.parametrize("task", ["autoencoder", "partseg"])
 def test_a_teacher_of_pixels_is_tested(workshop, tmp_path, capsys, task):
-    words = [f"scripts/configs/demo/teacher_{task}.yaml", "data.name=Tiny", "train.epochs=1"]
+    words = [
+        f"scripts/configs/recipes/teacher_{task}.yaml",
+        "scripts/configs/sets/demo_pixels.yaml",
+    ]
+    words += ["data.name=Tiny", "train.epochs=1"]
     words += [f"data.root={workshop.root}", f"run.name={task}", f"run.runs={workshop.folder}/runs"]
     words += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
     train_teacher.main([*words, "train.pictures=false"])

@@ -312,10 +312,11 @@ def test_a_bank_without_logits(tmp_path):
     assert not (tmp_path / "no.h5").exists()
 
 
-def words_for(workshop, config, name, *words):
+def words_for(workshop, recipe, name, *words):
     """Arguments of train_teacher.py for one epoch of three steps."""
     return [
-        f"scripts/configs/demo/{config}.yaml",
+        f"scripts/configs/recipes/{recipe}.yaml",
+        "scripts/configs/sets/demo_pixels.yaml",
         "data.name=Tiny",
         f"data.root={workshop.root}",
         "train.epochs=1",

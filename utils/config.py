@@ -1,8 +1,9 @@
-"""Configuration: YAML with one parent, typed defaults, ``a.b=c`` overrides.
+"""Configuration: a recipe in YAML, sets laid over it, typed defaults, ``a.b=c`` overrides.
 
-A YAML file holds only what differs from its ``parent`` (a path relative to itself); the defaults
-are the fields of a pydantic model (``utils/settings.py``). An unknown key or a wrong type is an
-error that names the key and, where one is near, the key that was probably meant.
+A recipe holds only what differs from its ``parent`` (a path relative to itself), a set what a data
+set changes of a recipe; the defaults are the fields of a pydantic model (``utils/settings.py``). An
+unknown key or a wrong type is an error that names the key and, where one is near, the key that was
+probably meant.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from utils.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+EXAMPLE = "scripts/configs/recipes/pointnet.yaml"
 
 
 def positive(text: str) -> int:
@@ -42,33 +44,48 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
-    """Build settings from command-line words: one YAML file and ``a.b=c`` overrides.
+    """Build settings from command-line arguments: YAML files and ``a.b=c`` overrides.
+
+    The files are merged from left to right; overrides have the last word wherever they stand.
 
     Raises:
-        ConfigError: no file or more than one, a missing or malformed one, an unknown key, a value
-            of the wrong type or out of range.
+        ConfigError: no file, a missing or malformed one, a set without a recipe before it, an
+            unknown key, a value of the wrong type or out of range.
     """
     if {"-h", "--help"} & set(arguments):
         print(describe_keys(schema))
         raise SystemExit(0)
-    files = [word for word in arguments if "=" not in word]
-    if len(files) != 1:
-        raise ConfigError(
-            f"expected one YAML file, such as scripts/configs/pointnet.yaml, and group.key=value "
-            f"overrides; found the files {files}"
-        )
-    values = read_yaml(files[0])
-    for word in arguments:
-        if "=" in word:
-            override(values, word)
+    files = [argument for argument in arguments if "=" not in argument]
+    check_order(files)
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, read_yaml(file))
+    for argument in arguments:
+        if "=" in argument:
+            override(values, argument)
     return validate(schema, values)
+
+
+def check_order(files: Sequence[str]) -> None:
+    """Recipes come before sets, which they would undo; files of other folders may stand anywhere.
+
+    Raises:
+        ConfigError: no file, a set that is the first, a recipe after a set.
+    """
+    if not files:
+        raise ConfigError(f"found no YAML file, expected a recipe such as {EXAMPLE}")
+    folders = [Path(file).resolve().parent.name for file in files]
+    if folders[0] == "sets":
+        raise ConfigError(f"found the set {files[0]} first, expected a recipe such as {EXAMPLE}")
+    if "sets" in folders and "recipes" in folders[folders.index("sets") :]:
+        raise ConfigError(f"found a recipe after a set in {' '.join(files)}: give recipes first")
 
 
 def describe_keys(schema: type[BaseModel]) -> str:
     """How to call a configured program, and every key with its default."""
     lines = [
-        "usage: CONFIG.yaml [group.key=value ...]",
-        "scripts/configs/ holds the shipped configurations; keys and their defaults:",
+        "usage: RECIPE.yaml [SET.yaml ...] [group.key=value ...]",
+        "scripts/configs/ has the shipped recipes/ and sets/; keys and their defaults:",
     ]
     for name, field in schema.model_fields.items():
         group = field.annotation
@@ -87,7 +104,10 @@ def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path} is its own ancestor: a configuration has one parent, in a line")
     if not path.is_file():
-        raise ConfigError(f"no configuration file {path}; scripts/configs/ holds the shipped ones")
+        raise ConfigError(
+            f"no configuration file {path}: expected YAML files, see scripts/configs/recipes and "
+            "sets, and group.key=value overrides"
+        )
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -144,7 +164,10 @@ def _describe(schema: type[BaseModel], item: Any) -> str:
         known = _keys(schema, location[:-1])
         return f"unknown key {key!r}, known here: {known}{did_you_mean(location[-1], known)}"
     if item["type"] == "missing":
-        return f"{key} is required: give it in the YAML file or as {key}=VALUE"
+        if key in schema.model_fields:  # a whole group: what it must hold
+            group = schema.model_fields[key].annotation.model_fields
+            key += "." + next(name for name, field in group.items() if field.is_required())
+        return f"{key} is required: give it in a YAML file, such as a set, or as {key}=VALUE"
     return f"{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 

@@ -1,5 +1,5 @@
 """What can be configured, with types and defaults. The recipes of the papers are the YAML files in
-``scripts/configs``; ``a.b=c`` on the command line has the last word."""
+``scripts/configs/recipes``; ``a.b=c`` on the command line has the last word."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from utils.optim import build_optimizer
 from utils.settings import PointAugmentation, StudentConfig
 from utils.step import EagerStep, GraphStep, build_step
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
 CLASSES, VIEWS, CODE = 40, 12, 512
 VISIBLE = 0.38
 
@@ -48,12 +48,12 @@ class Training:
 def make_training(
     encoder: str, batch: int, points: int, device: torch.device, amp: str, graph: bool = False
 ) -> Training:
-    """Training of ``encoder`` by its file in ``scripts/configs``, with random codes of a teacher.
+    """Training of ``encoder`` by its recipe in ``scripts/configs``, with random codes of a teacher.
 
     ``batch`` clouds of ``points`` points, seen from 12 views; ``amp`` as in the configuration,
     ``graph`` as ``train.cuda_graph``.
     """
-    config = load_config(StudentConfig, [str(CONFIGS / f"{encoder}.yaml"), "data.name=none"])
+    config = load_config(StudentConfig, [str(RECIPES / f"{encoder}.yaml"), "data.name=none"])
     torch.manual_seed(0)
     network = build_student(config.student.encoder, CLASSES)
     method = build_method(
