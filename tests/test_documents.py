@@ -86,8 +86,8 @@ def check(words: list[str], folder: Path) -> None:
     if program == "torchrun":
         run = importlib.import_module("torch.distributed.run").parse_args(arguments)
         program, arguments = "python", [run.training_script, *run.training_script_args]
-    if program == "python" and arguments[:2] == ["-m", "pytest"]:
-        program, arguments = "pytest", arguments[2:]
+    if program == "python" and arguments[0] == "-m" and arguments[1] in ("pytest", "dask"):
+        program, *arguments = arguments[1:]
     if program == "python":
         check_program(arguments)
     elif program == "pytest":
@@ -178,14 +178,14 @@ def test_commands_are_parsed(words, tmp_path, monkeypatch):
         "ENCODERS=pointnetto bash scripts/table_psb26.sh",
         "bash scripts/table_psb26.sh PSB26.tar.xz",
         "bash scripts/prepare_psb26.sh PSB26.tar.xz --imagesize 3",
-        "dask worker tcp://HOST:8786 --nthread 1",
+        "python -m dask worker tcp://HOST:8786 --nthread 1",
         "pip install -r requirement.txt",
         "make all",
     ],
 )
 def test_wrong_commands_are_found(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    click = pytest.importorskip("click") if command.startswith("dask") else None
+    click = pytest.importorskip("click") if "dask" in command else None
     refused = (click.UsageError,) if click else ()
     refused += (AssertionError, ConfigError, ModuleNotFoundError, SystemExit)
     with pytest.raises(refused):
