@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from data.bank import Bank, write_bank
-from data.datasets import Part, ViewSet
+from data.datasets import Subset, ViewSet
 from data.storage import open_split
 from models.loading import build_model
 from utils.checkpoint import fingerprint, read_model
@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a bank of another teacher"
     )
-    parser.add_argument("--batch-size", type=positive, default=16, help="shapes a step (16)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="shapes per step (16)")
     parser.add_argument("--workers", type=not_negative, default=0, help="decode views (0)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
@@ -64,11 +64,11 @@ def export(options: argparse.Namespace, device) -> None:
     content = read_model(options.checkpoint, "teacher")
     data = content["config"]["data"]
     name, root = options.data or data["name"], options.root or data["root"]
-    splits = {part: open_split(name, part, root) for part in ("train", "test")}
+    splits = {split: open_split(name, split, root) for split in ("train", "test")}
     output = options.output or Path("expt/teacher") / f"{Path(options.checkpoint).stem}.h5"
     provenance = {
         "data_name": splits["train"].name,
-        "data_hash": {part: split.data_hash for part, split in splits.items()},
+        "data_hash": {name: split.data_hash for name, split in splits.items()},
         "recipe_hash": splits["train"].recipe_hash,
         "teacher_file": Path(options.checkpoint).name,
         "teacher_hash": fingerprint(content["model"]),
@@ -88,7 +88,7 @@ def export(options: argparse.Namespace, device) -> None:
     ids: list[str] = []
     rows: list[dict[str, np.ndarray]] = []
     for split in splits.values():
-        shapes = Part(split, np.arange(len(split.ids)))
+        shapes = Subset(split, np.arange(len(split.ids)))
         views = ViewSet(shapes, device, data["size"], options.workers, resident=False)
         rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
         ids += split.ids

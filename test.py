@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from data.batches import carve_validation
-from data.datasets import Part, PointSet, ViewSet
+from data.datasets import PointSet, Subset, ViewSet
 from data.geometry.sampling import farthest_point_order
 from data.storage import PreparedSplit, open_split
 from models.loading import build_model
@@ -98,40 +98,40 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     content = read_model(options.checkpoint)
     network = build_model(content, options.checkpoint).to(device)
     start = time.perf_counter()
-    part = tested_part(options, content)
-    evaluation = evaluation_of(content, network, part.split, options.checkpoint)
+    subset = tested_subset(options, content)
+    evaluation = evaluation_of(content, network, subset.split, options.checkpoint)
 
-    def load(shapes: Part) -> PointSet | ViewSet:
+    def load(chosen: Subset) -> PointSet | ViewSet:
         data = content["config"]["data"]
         if content["role"] == "student":
             points = options.points or data["points"]
-            return PointSet(shapes, points, device, evaluation.fields)
+            return PointSet(chosen, points, device, evaluation.fields)
         workers, fields = data["workers"], evaluation.fields
-        return ViewSet(shapes, device, data["size"], workers, resident=False, fields=fields)
+        return ViewSet(chosen, device, data["size"], workers, resident=False, fields=fields)
 
-    batches = load(part).evaluation(options.batch_size)
+    batches = load(subset).evaluation(options.batch_size)
     outputs = predict(network, batches, evaluation.compute)
     seconds = time.perf_counter() - start
     if not is_main():
         return
     report = evaluation.report(outputs)
-    name, data_name = Path(options.checkpoint).stem, part.split.name
-    few = np.unique(np.linspace(0, len(part.members) - 1, PICTURED_SHAPES).astype(int))
-    example = next(load(Part(part.split, part.members[few])).evaluation(len(few)))
+    name, data_name = Path(options.checkpoint).stem, subset.split.name
+    few = np.unique(np.linspace(0, len(subset.members) - 1, PICTURED_SHAPES).astype(int))
+    example = next(load(Subset(subset.split, subset.members[few])).evaluation(len(few)))
     picture = Path(options.pictures) / f"{name}_{data_name}_{options.split}.png"
     save_figure(evaluation.figure(outputs, example), picture)
     print("\n".join(report.lines))
     print(f"picture: {picture}")
     if report.columns:
         described = describe_checkpoint(options.checkpoint, content, options.points)
-        tested = {"data": data_name, "split": options.split, "shapes": len(part.members)}
+        tested = {"data": data_name, "split": options.split, "shapes": len(subset.members)}
         tested["task"] = evaluation.task
         row = describe_test(described, report.columns, seconds, device, **tested)
         results.append(options.results, row)
-    print(f"{name} on {data_name} {options.split}, {len(part.members)} shapes: {report.headline}")
+    print(f"{name} on {data_name} {options.split}, {len(subset.members)} shapes: {report.headline}")
 
 
-def tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
+def tested_subset(options: argparse.Namespace, content: dict[str, Any]) -> Subset:
     """The shapes to test on; the classes must be the checkpoint's."""
     data, training = content["config"]["data"], content["training"]
     name, root = options.data or data["name"], options.root or data["root"]
@@ -143,10 +143,10 @@ def tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
             f"({split.class_names[0]}, ...): they must be the same classes in the same order"
         )
     if options.split == "test":
-        return Part(split, np.arange(len(split.ids)))
+        return Subset(split, np.arange(len(split.ids)))
     if options.split == "val" and training["val_fraction"] == 0:
         raise ConfigError(
-            f"{options.checkpoint} was trained without a validation part (protocol.val_fraction=0)"
+            f"{options.checkpoint} was trained without a validation split (protocol.val_fraction=0)"
         )
     if split.data_hash != training["data_hash"]:
         raise DataError(
@@ -154,7 +154,7 @@ def tested_part(options: argparse.Namespace, content: dict[str, Any]) -> Part:
             f"{name} holds {split.data_hash}: what was held out is not known; use --split test"
         )
     train, held_out = carve_validation(split.labels, training["val_fraction"], training["val_seed"])
-    return Part(split, held_out if options.split == "val" else train)
+    return Subset(split, held_out if options.split == "val" else train)
 
 
 def probe(options: argparse.Namespace, device: torch.device) -> None:
@@ -177,7 +177,7 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
     points = options.points or data["points"]
 
     def features(split: PreparedSplit) -> tuple[np.ndarray, np.ndarray]:
-        shapes = PointSet(Part(split, np.arange(len(split.ids))), points, device)
+        shapes = PointSet(Subset(split, np.arange(len(split.ids))), points, device)
         outputs = predict(
             student,
             shapes.evaluation(options.batch_size),

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import PointSet, training_parts
+from data.datasets import PointSet, training_subsets
 from data.storage import PreparedSplit
-from data.targets import load_teaching
+from data.targets import load_targets
 from models.layers.norms import synchronise_norms
 from models.methods import build_method
 from models.students import Student, build_student, initialise_encoder
@@ -33,10 +33,10 @@ from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
-from utils.engine import Work, fit, predict
+from utils.engine import Training, fit, predict
 from utils.errors import DataError, run_main
 from utils.metrics import accuracies
-from utils.part_metrics import part_scores, restrict_to_category
+from utils.part_metrics import part_counts, part_metrics, restrict_to_category
 from utils.run import Run, choose_amp, save_trained, training_record
 from utils.settings import StudentConfig
 
@@ -67,8 +67,8 @@ def train(config: StudentConfig, device: torch.device) -> None:
     name = config.run.name or run_name(config)
     folder = Path(config.run.runs) / name
     config = choose_amp(config, device, folder)
-    training_part, watched_part = training_parts(data, config.protocol)
-    split = training_part.split
+    training_subset, watched_subset = training_subsets(data, config.protocol)
+    split = training_subset.split
 
     seed_everything(config.train.seed)
     build = describe_build(config, split)
@@ -89,12 +89,12 @@ def train(config: StudentConfig, device: torch.device) -> None:
     ).to(device)
     if config.train.sync_norm:
         synchronise_norms(method)
-    teaching = load_teaching(split, data.points, method.fields, distill, config.train.seed)
-    if teaching.bank is not None:
-        inputs["teacher"] = teaching.bank.provenance["teacher_hash"]
-    training = PointSet(training_part, data.points, device, method.fields, teaching)
+    targets = load_targets(split, data.points, method.fields, distill, config.train.seed)
+    if targets.bank is not None:
+        inputs["teacher"] = targets.bank.provenance["teacher_hash"]
+    training = PointSet(training_subset, data.points, device, method.fields, targets)
     task_fields = ("parts",) if student.task == "segmentation" else ()
-    watched = PointSet(watched_part, data.points, device, task_fields)
+    watched = PointSet(watched_subset, data.points, device, task_fields)
     batches = training.training(config.train.batch_size, config.augment, config.train.seed)
     compute, measure = evaluation_of(student, split, labelled="task" in method.weights)
 
@@ -107,7 +107,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         pictures.embedding(writer, epoch, features, outputs["label"], split.class_names)
 
     history = fit(
-        Work(
+        Training(
             method=method,
             batches=batches,
             steps=epoch_steps(len(training), config.train.batch_size),
@@ -121,7 +121,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         device,
     )
     record = training_record(history, config, split, device)
-    record["bank"] = teaching.bank.provenance if teaching.bank else None
+    record["bank"] = targets.bank.provenance if targets.bank else None
     build["projection"] = student.projection is not None
     save_trained("student", name, student, build, split.class_names, config, record)
 
@@ -163,10 +163,10 @@ def evaluation_of(student: Student, split: PreparedSplit, labelled: bool):
     def segment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output = student(batch["points"], batch["label"])
         found = restrict_to_category(output.logits, batch["label"], split.part_ranges)
-        parts = {"prediction": found, "parts": batch["parts"]}
-        return {**parts, "global_feature": output.global_feature}
+        counts = part_counts(found, batch["parts"], split.num_parts)
+        return {"counts": counts, "global_feature": output.global_feature}
 
-    return segment, lambda outputs: part_scores(outputs, split.part_ranges)
+    return segment, lambda outputs: part_metrics(outputs, split.part_ranges)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import ViewSet, training_parts
+from data.datasets import ViewSet, training_subsets
 from data.storage import PreparedSplit
 from models.images.teachers import ViewTeacher, build_teacher, initialise_backbone
 from models.layers.norms import synchronise_norms
@@ -34,11 +34,11 @@ from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
-from utils.engine import Work, fit, predict
+from utils.engine import Training, fit, predict
 from utils.errors import DataError, run_main
 from utils.evaluation import PixelParts, Reconstruction
 from utils.metrics import accuracies
-from utils.part_metrics import counted_scores, part_counts, restrict_to_category
+from utils.part_metrics import part_counts, part_metrics, restrict_to_category
 from utils.run import Run, choose_amp, save_trained, training_record
 from utils.settings import TeacherConfig
 
@@ -66,8 +66,8 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     name = config.run.name or f"{data_name}_{settings.backbone}_s{config.train.seed}"
     folder = Path(config.run.runs) / name
     config = choose_amp(config, device, folder)
-    training_part, watched_part = training_parts(data, config.protocol)
-    split = training_part.split
+    training_subset, watched_subset = training_subsets(data, config.protocol)
+    split = training_subset.split
 
     seed_everything(config.train.seed)
     build = describe_build(config, split)
@@ -86,8 +86,8 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     if config.train.sync_norm:
         synchronise_norms(method)
     training, watched = (
-        ViewSet(part, device, data.size, data.workers, data.resident, method.fields)
-        for part in (training_part, watched_part)
+        ViewSet(subset, device, data.size, data.workers, data.resident, method.fields)
+        for subset in (training_subset, watched_subset)
     )
     batches = training.training(
         config.train.batch_size, config.augment, config.train.seed, data.views, data.balanced
@@ -103,7 +103,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
             draw_pixels(writer, epoch, teacher, next(watched.evaluation(PICTURED)), split)
 
     history = fit(
-        Work(
+        Training(
             method=method,
             batches=batches,
             steps=epoch_steps(len(training), config.train.batch_size),
@@ -171,7 +171,7 @@ def evaluation_of(
 
     return {
         "classification": (classify, accuracies),
-        "segmentation": (segment, lambda outputs: counted_scores(outputs, split.part_ranges)),
+        "segmentation": (segment, lambda outputs: part_metrics(outputs, split.part_ranges)),
         "autoencoder": (reconstruct, mean_error),
     }[task]
 

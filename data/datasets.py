@@ -29,7 +29,7 @@ from data.batches import carve_validation, evaluation_batches, move_batches, tra
 from data.rng import sample_keys, uniform
 from data.storage import PreparedSplit, open_split
 from data.targets import FIELDS as TAUGHT_FIELDS
-from data.targets import Teaching
+from data.targets import Targets
 from data.views import DecodedViews, ResidentViews, ViewReader, fits
 from utils.errors import ConfigError
 from utils.settings import DataSettings, PointAugmentation, ProtocolSettings, ViewAugmentation
@@ -38,14 +38,14 @@ Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some shapes of a prepared split: ``members`` are their indices."""
 
     split: PreparedSplit
     members: np.ndarray
 
 
-def training_parts(data: DataSettings, protocol: ProtocolSettings) -> tuple[Part, Part]:
+def training_subsets(data: DataSettings, protocol: ProtocolSettings) -> tuple[Subset, Subset]:
     """What to train on, and what to watch while training.
 
     With a validation fraction that is held out from train and watched, and the test split is not
@@ -54,19 +54,19 @@ def training_parts(data: DataSettings, protocol: ProtocolSettings) -> tuple[Part
     train = open_split(data.name, "train", data.root)
     members, held_out = carve_validation(train.labels, protocol.val_fraction, protocol.val_seed)
     if len(held_out):
-        return Part(train, members), Part(train, held_out)
+        return Subset(train, members), Subset(train, held_out)
     test = open_split(data.name, "test", data.root)
-    return Part(train, members), Part(test, np.arange(len(test.ids)))
+    return Subset(train, members), Subset(test, np.arange(len(test.ids)))
 
 
 class PointSet:
     """The clouds of a split, whole, on the training device.
 
     Args:
-        part: the shapes to use.
+        subset: the shapes to use.
         points: how many points to use, the first of the stored order.
         fields: what batches must hold beside ``points`` (see the head of this file).
-        teaching: what it is taught with, for the same split and number of points.
+        targets: of the student, for the same split and number of points.
 
     Raises:
         ConfigError: more points than stored, or a field that is not here.
@@ -75,31 +75,31 @@ class PointSet:
 
     def __init__(
         self,
-        part: Part,
+        subset: Subset,
         points: int,
         device: torch.device,
         fields: Sequence[str] = (),
-        teaching: Teaching | None = None,
+        targets: Targets | None = None,
     ):
-        split = part.split
+        split = subset.split
         unknown = set(fields) - {"points", "label", "index", "parts", *TAUGHT_FIELDS}
         if unknown:
             raise ConfigError(f"a set of clouds has no {sorted(unknown)}, which the method reads")
         if points > split.num_points:
             raise ConfigError(
-                f"{points} points asked for, and {split.name} holds {split.num_points} a shape: "
+                f"{points} points asked for, and {split.name} holds {split.num_points} per shape: "
                 "use fewer (data.points=, in test.py --points) or prepare it with --points"
             )
-        teaching = teaching or Teaching()
-        self.members = part.members
+        targets = targets or Targets()
+        self.members = subset.members
         self.device = device
-        self.num_views = teaching.num_views
+        self.num_views = targets.num_views
         self.arrays = {
             "label": np.asarray(split.labels, dtype=np.int64),
             "points": split.points()[:, :points],
-            "visibility": teaching.visibility,
-            "view_codes": teaching.view_codes,
-            "codes": teaching.codes,
+            "visibility": targets.visibility,
+            "view_codes": targets.view_codes,
+            "codes": targets.codes,
         }
         if "parts" in fields:
             self.arrays["parts"] = split.global_parts()[:, :points]
@@ -153,9 +153,9 @@ class ViewSet:
     """The views of some shapes, all of them on the training device or decoded as they are needed.
 
     Args:
-        part: the shapes to use.
+        subset: the shapes to use.
         size: side in pixels to resize to, None to keep the stored size.
-        workers: processes that decode; None: one a core; 0: none beside this one.
+        workers: processes that decode; None: one per core; 0: none beside this one.
         resident: decode once and keep all on the device; ``auto``: if they fit well, see
             :func:`data.views.fits`. The batches are the same.
         fields: what batches must hold beside ``views``.
@@ -167,15 +167,15 @@ class ViewSet:
 
     def __init__(
         self,
-        part: Part,
+        subset: Subset,
         device: torch.device,
         size: int | None = None,
         workers: int | None = None,
         resident: Literal["auto"] | bool = "auto",
         fields: Sequence[str] = (),
     ):
-        split = part.split
-        self.members = part.members
+        split = subset.split
+        self.members = subset.members
         self.num_views = split.num_views
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
         self.part_table = torch.from_numpy(split.part_numbers.table).to(device)
@@ -228,7 +228,7 @@ class ViewSet:
         """
         if views_per_shape is not None and views_per_shape > self.num_views:
             raise ConfigError(
-                f"data.views={views_per_shape}, and the set has {self.num_views} views a shape"
+                f"data.views={views_per_shape}, and the set has {self.num_views} views per shape"
             )
         labels = self.labels.numpy(force=True) if balanced else None
 

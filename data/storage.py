@@ -1,6 +1,6 @@
 """A prepared split as one self-describing HDF5 file: its layout and its reader.
 
-S shapes in the order of their sorted ids, P points and V views a shape:
+S shapes in the order of their sorted ids, P points and V views per shape:
 
     ids         (S,) strings            labels      (S,) int64
     points      (S, P, 3) float32       unit sphere, z up, farthest-point order

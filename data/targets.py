@@ -1,4 +1,4 @@
-"""What a student is taught with: which views see its points, and the teacher's codes.
+"""The targets of a student: which views see its points, and the teacher's codes.
 
 Views of a bank and rows of visibility belong together: whatever is left out or exchanged here is so
 for both. The alternatives to the stored visibility and to all views are those of an ablation.
@@ -22,7 +22,7 @@ CHUNK = 256  # shapes whose visibility is unpacked at a time
 
 
 @dataclass(frozen=True)
-class Teaching:
+class Targets:
     """Arrays over the S shapes of a split, V views; None where no batch field asks for them.
 
     ``visibility`` (S, N, ceil(V/8)) uint8, packed as in ``data.storage``; ``view_codes`` (S, V, D)
@@ -36,9 +36,9 @@ class Teaching:
     bank: Bank | None = None
 
 
-def load_teaching(
+def load_targets(
     split: PreparedSplit, points: int, fields: Sequence[str], settings: DistillSettings, seed: int
-) -> Teaching:
+) -> Targets:
     """Read what ``fields`` name for the first ``points`` points of every shape.
 
     Args:
@@ -49,7 +49,7 @@ def load_teaching(
         DataError: the bank is unreadable or belongs to other data.
     """
     if not set(fields) & set(FIELDS):
-        return Teaching()
+        return Targets()
     views = choose_views(split.num_views, settings.views)
     visibility = view_codes = codes = bank = None
     if "visibility" in fields:
@@ -69,7 +69,7 @@ def load_teaching(
             view_codes = bank.view_codes(split.ids)[rows][:, views]
         if "codes" in fields:
             codes = bank.codes(split.ids)[rows]
-    return Teaching(len(views), visibility, view_codes, codes, bank)
+    return Targets(len(views), visibility, view_codes, codes, bank)
 
 
 def choose_views(total: int, count: int | None) -> np.ndarray:

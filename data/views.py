@@ -35,7 +35,7 @@ def fits(reader: ViewReader, shapes: int, device: torch.device) -> bool:
 
 
 class ResidentViews:
-    """All images of some shapes as one uint8 tensor a field, (S, V, ...), on the device.
+    """All images of some shapes as one uint8 tensor per field, (S, V, ...), on the device.
 
     Args:
         members: the shapes, indices into the split.

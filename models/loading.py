@@ -10,6 +10,7 @@ from torch import nn
 
 from utils.checkpoint import read_model
 from utils.errors import ConfigError, DataError
+from utils.weights import load_matching
 
 
 def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
@@ -29,9 +30,9 @@ def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
         from models.images.teachers import build_teacher as build
     try:
         network = build(**content["build"])
-        network.load_state_dict(content["model"], strict=True)
     except (RuntimeError, TypeError, ConfigError) as error:
-        raise DataError(f"the weights in {path} do not fit its own description: {error}") from error
+        raise DataError(f"the description in {path} fits no network here: {error}") from error
+    load_matching(network, content["model"], path, "its own description")
     return network.eval()
 
 

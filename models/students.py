@@ -37,6 +37,7 @@ from models.outputs import StudentOutput
 from models.projection import ViewProjection, visible_max_pool
 from utils.config import did_you_mean
 from utils.errors import ConfigError
+from utils.weights import load_matching
 
 
 class Entry(NamedTuple):
@@ -254,18 +255,13 @@ def initialise_encoder(
         same = other["num_categories"] == build["num_categories"]
         left_out = () if same else network.category_layers
         layers = tuple(f"network.{n}." for n in network.encoder_layers if n not in left_out)
-    own = {k: v for k, v in student.state_dict().items() if k.startswith(layers)}
-    given = {k: v for k, v in state.items() if k.startswith(layers)}
-    if not given:
+
+    def wanted(name: str) -> bool:
+        return name.startswith(layers)
+
+    if not any(map(wanted, state)):
         raise ConfigError(
             f"init={path} has no encoder to start from: only PointNet shares its encoder "
             "between classification and part segmentation"
         )
-    unlike = sorted(own.keys() ^ given.keys())
-    unlike += sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
-    if unlike:
-        raise ConfigError(
-            f"init={path}: the encoders differ in {len(unlike)} weights, {unlike[:3]}: "
-            "start from a checkpoint of the same encoder"
-        )
-    student.load_state_dict(given, strict=False)
+    load_matching(student, state, f"init={path}", "the encoder here", wanted, ConfigError)

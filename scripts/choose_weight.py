@@ -56,8 +56,8 @@ def choose(rows: list[results.Result], data: str, model: str, epochs: int | None
 
 def task_weight(recipe: str) -> float:
     """The number behind ``task`` in a recipe such as ``task 0.1 distill 1; sgd 0.1, batch 64``."""
-    words = recipe.partition(";")[0].split()
-    return float(words[words.index("task") + 1])
+    weights = recipe.partition(";")[0].split()
+    return float(weights[weights.index("task") + 1])
 
 
 if __name__ == "__main__":

@@ -7,29 +7,25 @@ the three teachers) or of one of the public encoders: CurveNet's classification 
 SSG and MSG for classification and part segmentation in yanx27's PyTorch. Which one it is follows
 from its names and shapes. The 40 classes of ModelNet40 and the 16 categories of ShapeNetPart get
 their names, others those of NAMES.txt. OUT goes into ``test.py OUT --data NAME``, into
-``train_student.py ... init=OUT`` and into ``utils.checkpoint.load_model``.
+``train_student.py ... init=OUT`` and into ``models.load_model``.
 
-A state dict inside ``model_state_dict`` and the prefix ``module.`` of DataParallel are understood.
-Nothing but tensors, plain values and NumPy numbers is ever unpickled.
+A state dict inside ``model_state_dict`` or ``state_dict`` and the prefix ``module.`` of
+DataParallel are understood. Nothing but tensors, plain values and NumPy numbers is ever unpickled.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from data.sources.shapenetpart import PART_COUNTS, part_names
 from models.release.convert import Converted, convert
 from utils import checkpoint
 from utils.errors import DataError, run_main
 from utils.settings import StudentConfig, TeacherConfig
+from utils.weights import read_state
 
 MODELNET40 = """
     airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser
@@ -38,23 +34,13 @@ MODELNET40 = """
 """
 VIEW_SIDE = 224
 
-# NumPy numbers, which some training scripts store beside the weights, under their old names too.
-_scalar = np.float64(0).__reduce__()[0]
-NUMPY_NUMBERS = [
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-]
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", metavar="IN", help="published state dict")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
     parser.add_argument(
-        "--classes", metavar="FILE", help="class names (in segmentation, categories), one a line"
+        "--classes", metavar="FILE", help="class names (in segmentation, categories), one per line"
     )
     options = parser.parse_args(arguments)
     if Path(options.target).is_dir():
@@ -74,46 +60,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     sizes = f"{build['num_classes']} {'parts' if build['num_categories'] else 'classes'}"
     print(f"{release.name} ({sizes}): {release.role} written to {options.target}")
-
-
-def read_state(path: str) -> dict[str, Tensor]:
-    """The state dict of a published file, without wrapper and prefix.
-
-    Raises:
-        DataError: no such file, one that holds other objects, or no state dict.
-    """
-    try:
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            content = checkpoint.read(path)
-    except DataError as error:
-        if isinstance(error.__cause__, pickle.UnpicklingError):
-            raise DataError(
-                f"{path} holds Python objects, which are never loaded, or no PyTorch data at all: "
-                "expected tensors by name, as torch.save(network.state_dict(), FILE) writes them"
-            ) from error
-        raise
-    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
-        raise DataError(f"{path} is a checkpoint of this project already: use it as it is")
-    state = content.get("model_state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not _all_tensors(state):
-        raise DataError(
-            f"{path} holds no state dict: expected names with tensors, bare or in "
-            f"'model_state_dict', found {_outline(content)}"
-        )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
-
-def _all_tensors(state: dict) -> bool:
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-
-
-def _outline(content: Any) -> str:
-    if not isinstance(content, dict):
-        return type(content).__name__
-    items = [f"{name!r} ({type(value).__name__})" for name, value in content.items()]
-    return ", ".join(items[:6]) + (f" and {len(items) - 6} more" if len(items) > 6 else "") or "{}"
 
 
 def class_names(build: dict[str, Any]) -> list[str]:

@@ -77,8 +77,8 @@ def probe_accuracy(rows: list[Result]) -> str:
 
 def name_probe(rows: list[Result]) -> str:
     chosen = sorted({float(found[1]) for row in rows if (found := CHOSEN_C.search(row.protocol))})
-    words = f"C {', '.join(f'{c:g}' for c in chosen)} of" if chosen else ""
-    return CHOSEN_C.sub(words, rows[0].protocol) if chosen else rows[0].protocol
+    joined = f"C {', '.join(f'{c:g}' for c in chosen)} of" if chosen else ""
+    return CHOSEN_C.sub(joined, rows[0].protocol) if chosen else rows[0].protocol
 
 
 CHOSEN_C = re.compile(r"C (\S+) of")  # it differs between the seeds of one protocol
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def latest(rows: list[Result]) -> list[Result]:
-    """One row a run, set and protocol, the last that was tested."""
+    """One row per run, set and protocol, the last that was tested."""
     keys = [(row.role, row.run, row.data, row.split, row.task, protocol(row)) for row in rows]
     return list(dict(zip(keys, rows, strict=True)).values())
 

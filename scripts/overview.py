@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from data.datasets import Part, PointSet
+from data.datasets import PointSet, Subset
 from data.storage import PreparedSplit, open_split, unpack_visibility
 from models.loading import build_model
 from utils.checkpoint import read_model
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
 def answer(content: dict, name: str, split: PreparedSplit) -> np.ndarray:
     """Class probabilities (S, K) of one student on every shape of a split."""
     student = build_model(content, name)
-    part = Part(split, np.arange(len(split.ids)))
-    shapes = PointSet(part, content["config"]["data"]["points"], torch.device("cpu"))
+    subset = Subset(split, np.arange(len(split.ids)))
+    shapes = PointSet(subset, content["config"]["data"]["points"], torch.device("cpu"))
     return predict(
         student,
         shapes.evaluation(64),
@@ -63,7 +63,7 @@ def answer(content: dict, name: str, split: PreparedSplit) -> np.ndarray:
 
 
 def draw(split: PreparedSplit, answers: dict[str, np.ndarray], seed: int) -> Figure:
-    """One row a shape: its views, its cloud, and the answers, right ones in green."""
+    """One row per shape: its views, its cloud, and the answers, right ones in green."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(split.ids))[:ROWS])
     points = split.points()
     visible = unpack_visibility(split.visibility(), split.num_views)

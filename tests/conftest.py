@@ -38,8 +38,8 @@ class Workshop:
     teacher: Path
     bank: Path
 
-    def student_words(
-        self, name: str, *words: str, recipe: str = "pointnet", data: str = "demo"
+    def student_arguments(
+        self, name: str, *arguments: str, recipe: str = "pointnet", data: str = "demo"
     ) -> list[str]:
         """Arguments of train_student.py for two quick epochs into this folder."""
         return [
@@ -59,19 +59,19 @@ class Workshop:
             f"run.name={name}",
             f"run.runs={self.folder}/runs",
             f"run.checkpoints={self.folder}/ckpt",
-            *words,
+            *arguments,
         ]
 
     def student(self, name: str) -> Path:
         return self.folder / "ckpt" / "student" / f"{name}.pth"
 
 
-def prepare_tiny(root: Path, name: str = "Tiny", *words: str) -> None:
+def prepare_tiny(root: Path, name: str = "Tiny", *arguments: str) -> None:
     """16 classes, 3 + 2 shapes each, 512 points, 12 views of 32 x 32."""
-    arguments = ["--shapes", "--name", name, "--root", str(root), "--workers", "2"]
-    arguments += ["--shapes-train", "3", "--shapes-test", "2", "--points", "512"]
-    arguments += ["--image-size", "32", *words]
-    prepare.prepare(prepare.parse(arguments))
+    given = ["--shapes", "--name", name, "--root", str(root), "--workers", "2"]
+    given += ["--shapes-train", "3", "--shapes-test", "2", "--points", "512"]
+    given += ["--image-size", "32", *arguments]
+    prepare.prepare(prepare.parse(given))
 
 
 @pytest.fixture(scope="session")
@@ -79,26 +79,31 @@ def workshop(tmp_path_factory) -> Workshop:
     folder = tmp_path_factory.mktemp("workshop")
     root = folder / "data"
     prepare_tiny(root)
-    words = [*TEACHER, "data.name=Tiny", f"data.root={root}", "run.name=teacher"]
-    words += [
+    arguments = [*TEACHER, "data.name=Tiny", f"data.root={root}", "run.name=teacher"]
+    arguments += [
         f"run.runs={folder}/runs",
         f"run.checkpoints={folder}/ckpt",
         "run.device=cpu",
         "run.threads=1",
     ]
-    train_teacher.main(words)
+    train_teacher.main(arguments)
     teacher, bank = folder / "ckpt" / "teacher" / "teacher.pth", folder / "bank.h5"
     export_teacher.main([str(teacher), "--output", str(bank), "--device", "cpu", "--threads", "1"])
     return Workshop(folder, root, teacher, bank)
 
 
 def run_program(
-    *words: str, processes: int = 1, timeout: float = 300
+    *arguments: str, processes: int = 1, timeout: float = 300
 ) -> subprocess.CompletedProcess:
-    """Run ``python WORDS`` from the root of the project, under torchrun for several processes."""
+    """Run ``python ARGUMENTS`` in the root of the project, by torchrun for several processes."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.run(
-        [*launcher, *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+        [*launcher, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )

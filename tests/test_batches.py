@@ -1,4 +1,4 @@
-"""Batches, the validation part and augmentation: what each sample gets, whoever draws it."""
+"""Batches, the validation split and augmentation: what each sample gets, whoever draws it."""
 
 import numpy as np
 import pytest

@@ -23,8 +23,8 @@ def figures(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "QUICK", TINY)
         patch.setattr(students, "NETWORKS", {"pointnet": students.NETWORKS["pointnet"]})
-        words = ["--quick", "--rounds", "1", "--device", "cpu", "--threads", "1"]
-        bench.main([*words, "--bare", "--json", str(path)])
+        arguments = ["--quick", "--rounds", "1", "--device", "cpu", "--threads", "1"]
+        bench.main([*arguments, "--bare", "--json", str(path)])
     return path
 
 
@@ -76,24 +76,24 @@ def test_the_tables_of_a_readme_are_filled(figures, tmp_path):
     readme.write_text(region.format("bench_cpu") + region.format("bench_cuda"))
     columns = (ROOT / "expt" / "results.csv").read_text().splitlines()[0]
     (tmp_path / "results.csv").write_text(columns + "\n")
-    words = ["--results", str(tmp_path / "results.csv"), "--readme", str(readme)]
-    make_tables.main(words)
+    arguments = ["--results", str(tmp_path / "results.csv"), "--readme", str(readme)]
+    make_tables.main(arguments)
     text = readme.read_text()
     assert "| kNN |" in text and "old" not in text
     assert "Not measured yet." in text.split("bench_cuda")[1]
     (tmp_path / "bench_cuda.json").write_text('{"rows": [{}]}')
     with pytest.raises(DataError, match="bench_cuda.json is no result"):
-        make_tables.main(words)
+        make_tables.main(arguments)
 
 
 def test_a_table_of_speed_is_printed_by_name(figures, capsys):
-    words = ["--results", str(figures.parent / "results.csv"), "--kind", "speed"]
-    make_tables.main([*words, "--data", "bench_cpu"])
+    arguments = ["--results", str(figures.parent / "results.csv"), "--kind", "speed"]
+    make_tables.main([*arguments, "--data", "bench_cpu"])
     assert "| farthest-point sampling |" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--data NAME"):
-        make_tables.main(words)
+        make_tables.main(arguments)
     with pytest.raises(DataError, match="no benchmark"):
-        make_tables.main([*words, "--data", "bench_tpu"])
+        make_tables.main([*arguments, "--data", "bench_tpu"])
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,16 @@ def test_a_damaged_benchmark_is_refused(figures, tmp_path, damaged):
         content["rows"][0]["forms"]["ours"]["milliseconds"] = 0
         damaged = json.dumps(content)
     (tmp_path / "bench_cpu.json").write_text(damaged)
-    words = ["--results", str(tmp_path / "results.csv"), "--kind", "speed", "--data", "bench_cpu"]
+    arguments = [
+        "--results",
+        str(tmp_path / "results.csv"),
+        "--kind",
+        "speed",
+        "--data",
+        "bench_cpu",
+    ]
     with pytest.raises(DataError, match="no result of python -m scripts.bench"):
-        make_tables.main(words)
+        make_tables.main(arguments)
 
 
 @pytest.mark.parametrize("program", [(bench, "--json"), (profile_step, "--output")])
@@ -188,8 +195,8 @@ def test_too_little_memory_is_noticed_first(monkeypatch):
     with pytest.raises(ConfigError, match="use --quick, --bare$"):
         bench.main(["--device", "cpu", "--only", "projection"])
     assert not measured
-    for words in (["--quick"], ["--bare"], ["--only", "loading"]):
-        bench.main(["--device", "cpu", *words])
+    for arguments in (["--quick"], ["--bare"], ["--only", "loading"]):
+        bench.main(["--device", "cpu", *arguments])
     assert len(measured) == 4 + 4 + 1
 
 
@@ -240,9 +247,9 @@ def test_operators_are_classified(name, kind):
 
 def test_the_profile_of_a_step(tmp_path, capsys):
     output = tmp_path / "profile.txt"
-    words = ["--encoders", "pointnet2_ssg", "--batch", "2", "--points", "512", "--steps", "1"]
-    words += ["--warm-up", "1", "--amp", "none", "--device", "cpu", "--threads", "1"]
-    profile_step.main([*words, "--output", str(output)])
+    arguments = ["--encoders", "pointnet2_ssg", "--batch", "2", "--points", "512", "--steps", "1"]
+    arguments += ["--warm-up", "1", "--amp", "none", "--device", "cpu", "--threads", "1"]
+    profile_step.main([*arguments, "--output", str(output)])
     text = output.read_text()
     assert text.strip() in capsys.readouterr().out.replace("\n\n\n", "\n\n")
     shares = {

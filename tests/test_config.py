@@ -36,8 +36,8 @@ def shipped(recipe: str, *sets: str) -> list[str]:
     return files + [f"scripts/configs/sets/{name}.yaml" for name in sets]
 
 
-def load(recipe: str, words: list[str]) -> StudentConfig | TeacherConfig:
-    return load_config(TeacherConfig if recipe.startswith("teacher") else StudentConfig, words)
+def load(recipe: str, arguments: list[str]) -> StudentConfig | TeacherConfig:
+    return load_config(TeacherConfig if recipe.startswith("teacher") else StudentConfig, arguments)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -80,16 +80,16 @@ def test_files_are_merged_from_left_to_right(tmp_path):
 
 def test_an_override_has_the_last_word_wherever_it_stands():
     files = shipped("pointnet", "psb26")
-    for words in (
+    for arguments in (
         ["train.epochs=7", *files],
         [files[0], "train.epochs=7", files[1]],
         [*files, "train.epochs=7"],
     ):
-        assert load_config(StudentConfig, words).train.epochs == 7
+        assert load_config(StudentConfig, arguments).train.epochs == 7
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "found no YAML file, expected a recipe such as scripts/configs/recipes/pointnet.yaml"),
         (["data.name=A"], "found no YAML file"),
@@ -105,17 +105,17 @@ def test_an_override_has_the_last_word_wherever_it_stands():
         (shipped("teacher", "psb26_teacher"), "unknown key 'teacher'"),
     ],
 )
-def test_files_that_are_missing_or_in_disorder(words, message):
+def test_files_that_are_missing_or_in_disorder(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(StudentConfig, words)
+        load_config(StudentConfig, arguments)
 
 
 def test_a_set_with_a_parent_brings_its_values_along(tmp_path):
     (tmp_path / "base.yaml").write_text("data: {name: A, points: 64}\n")
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "mine.yaml").write_text("parent: ../base.yaml\ndata: {points: 32}\n")
-    words = [*shipped("pointnet"), str(tmp_path / "sets" / "mine.yaml")]
-    config = load_config(StudentConfig, words)
+    arguments = [*shipped("pointnet"), str(tmp_path / "sets" / "mine.yaml")]
+    config = load_config(StudentConfig, arguments)
     assert (config.data.name, config.data.points) == ("A", 32)
 
 
@@ -139,7 +139,7 @@ def test_resolved_settings_read_back_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["optim.lrr=1"], r"unknown key 'optim.lrr'.*did you mean 'lr'"),
         (["optimm.lr=1"], r"unknown key 'optimm'.*did you mean 'optim'"),
@@ -156,9 +156,9 @@ def test_resolved_settings_read_back_alike(tmp_path):
         (["protocol.val_fraction=1"], r"val_fraction"),
     ],
 )
-def test_bad_words_are_named(words, message):
+def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(StudentConfig, [*shipped("pointnet"), "data.name=A", *words])
+        load_config(StudentConfig, [*shipped("pointnet"), "data.name=A", *arguments])
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -59,10 +59,10 @@ def scattered(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def convert(state, folder: Path, *words: str) -> Path:
+def convert(state, folder: Path, *arguments: str) -> Path:
     source, target = folder / "in.pth", folder / "out.pth"
     torch.save(state, source)
-    convert_release.main([str(source), str(target), *words])
+    convert_release.main([str(source), str(target), *arguments])
     return target
 
 
@@ -251,8 +251,8 @@ def test_a_truncated_file_and_a_converted_one_are_refused(tmp_path):
 
 def test_a_published_encoder_starts_a_run(workshop, tmp_path):
     path = convert(scattered(pointmcd_students.PointNetCls()).state_dict(), tmp_path)
-    words = workshop.student_words("from_release", "loss.distill=0", f"init={path}")
-    train_student.main([*words, "train.epochs=1", "optim.lr=1e-9"])
+    arguments = workshop.student_arguments("from_release", "loss.distill=0", f"init={path}")
+    train_student.main([*arguments, "train.epochs=1", "optim.lr=1e-9"])
     start, trained = read_model(path)["model"], read_model(workshop.student("from_release"))
     key = "encoder.rest.linears.1.weight"
     torch.testing.assert_close(trained["model"][key], start[key], rtol=1e-4, atol=1e-6)
@@ -264,10 +264,10 @@ def test_a_published_network_is_tested_as_it_is(workshop, tmp_path):
     state = scattered(pointmcd_students.PointNetCls(len(classes))).state_dict()
     path = convert(state, tmp_path, "--classes", str(tmp_path / "names.txt"))
     assert read_model(path)["classes"] == classes
-    words = ["--data", "Tiny", "--root", str(workshop.root), "--points", "64"]
-    words += ["--device", "cpu", "--threads", "1"]
-    words += ["--results", str(tmp_path / "results.csv"), "--pictures", str(tmp_path)]
-    test.main([str(path), *words])
+    arguments = ["--data", "Tiny", "--root", str(workshop.root), "--points", "64"]
+    arguments += ["--device", "cpu", "--threads", "1"]
+    arguments += ["--results", str(tmp_path / "results.csv"), "--pictures", str(tmp_path)]
+    test.main([str(path), *arguments])
     row = (tmp_path / "results.csv").read_text()
     assert "released" in row and "pointnet" in row
 

@@ -69,9 +69,9 @@ def test_a_program_that_returns_a_code_stops_the_demo(monkeypatch):
 def test_what_a_command_asks_of_pytorch_ends_with_it(workshop, tmp_path):
     """The number of threads decides the order of sums, and so the bits of what is trained."""
     found = settings()
-    words = ["test.py", str(workshop.teacher), "--device", "cpu", "--threads", "3"]
-    words += ["--results", str(tmp_path / "results.csv"), "--pictures", str(tmp_path)]
-    assert demo.run(words) == 0
+    arguments = ["test.py", str(workshop.teacher), "--device", "cpu", "--threads", "3"]
+    arguments += ["--results", str(tmp_path / "results.csv"), "--pictures", str(tmp_path)]
+    assert demo.run(arguments) == 0
     assert "cpu, 3 threads" in (tmp_path / "results.csv").read_text()
     assert settings() == found
 

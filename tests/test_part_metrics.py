@@ -6,9 +6,9 @@ import torch
 
 from utils.part_metrics import (
     part_counts,
-    part_score,
-    part_scores,
+    part_metrics,
     restrict_to_category,
+    score_parts,
     shape_ious,
 )
 
@@ -54,9 +54,12 @@ def twin(predicted, true, categories, lenient):
     return sum(every) / len(every), sum(means.values()) / len(means), means
 
 
+def counts_of(predicted, true):
+    return part_counts(torch.from_numpy(predicted), torch.from_numpy(true), PARTS).numpy()
+
+
 def score_of(predicted, true, categories):
-    counts = part_counts(torch.from_numpy(predicted), torch.from_numpy(true), PARTS).numpy()
-    return part_score(counts, categories, RANGES)
+    return score_parts(counts_of(predicted, true), categories, RANGES)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -77,7 +80,7 @@ def test_both_rules_agree_with_the_definition(seed):
     labelled = true >= 0
     assert found.overall == pytest.approx(100 * (predicted == true)[labelled].mean())
     assert found.shapes.sum() == len(categories)
-    logged = part_scores({"prediction": predicted, "parts": true, "label": categories}, RANGES)
+    logged = part_metrics({"counts": counts_of(predicted, true), "label": categories}, RANGES)
     assert logged == {
         "eval/overall": found.overall,
         "eval/instance_miou": found.instance_miou,
@@ -132,7 +135,7 @@ def test_shapes_without_labels_are_left_out():
 def test_the_background_of_images_is_no_part():
     true = torch.tensor([[0, 1, PARTS, PARTS]])
     counts = part_counts(torch.tensor([[0, 1, PARTS, 0]]), true, PARTS + 1).numpy()
-    found = part_score(counts, np.array([0]), RANGES)
+    found = score_parts(counts, np.array([0]), RANGES)
     assert found.overall == 75.0
     assert found.instance_miou == pytest.approx(100 * (1 / 2 + 1 + 1) / 3)
 

@@ -15,7 +15,7 @@ import trimesh
 from conftest import ROOT
 
 from data.batches import training_batches
-from data.datasets import Part, PointSet, ViewSet
+from data.datasets import PointSet, Subset, ViewSet
 from data.geometry.meshes import label_file, load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from data.prepare.__main__ import parse, prepare
@@ -41,8 +41,17 @@ def write_text_labels(mesh, faces_of):
 def shapes(tmp_path_factory):
     """The embedded shapes with parts: two and one of each class."""
     root = tmp_path_factory.mktemp("parts")
-    words = ["--shapes", "--root", str(root), "--shapes-train", "2", "--shapes-test", "1", *SMALL]
-    prepare(parse([*words, "--image-size", "128"]))
+    arguments = [
+        "--shapes",
+        "--root",
+        str(root),
+        "--shapes-train",
+        "2",
+        "--shapes-test",
+        "1",
+        *SMALL,
+    ]
+    prepare(parse([*arguments, "--image-size", "128"]))
     return open_split("Shapes", "train", root)
 
 
@@ -182,8 +191,8 @@ def test_parts_are_part_of_what_the_hash_says(balls, tmp_path):
     for path in (balls.path.parent.parent / "meshes").rglob("*.*"):
         (source / path.relative_to(path.parents[2])).parent.mkdir(parents=True, exist_ok=True)
         (source / path.relative_to(path.parents[2])).write_bytes(path.read_bytes())
-    words = [str(source), "--name", "Balls", "--root", str(tmp_path), *SMALL, "--overwrite"]
-    prepare(parse(words))
+    arguments = [str(source), "--name", "Balls", "--root", str(tmp_path), *SMALL, "--overwrite"]
+    prepare(parse(arguments))
     again = open_split("Balls", "train", tmp_path)
     assert again.path.read_bytes() == balls.path.read_bytes()
     labels = source / "ball" / "train" / "ball_1_labels.txt"
@@ -191,13 +200,13 @@ def test_parts_are_part_of_what_the_hash_says(balls, tmp_path):
     labels.write_text(
         "\n".join([rows[2], rows[1], rows[0], rows[3]])
     )  # each name to the other half
-    prepare(parse(words))
+    prepare(parse(arguments))
     changed = open_split("Balls", "train", tmp_path)
     assert changed.part_names == balls.part_names
     assert changed.data_hash != balls.data_hash
     for path in source.rglob("*_labels.txt"):
         path.write_text(path.read_text().replace("cap", "lid"))
-    prepare(parse(words))
+    prepare(parse(arguments))
     renamed = open_split("Balls", "train", tmp_path)
     assert renamed.part_names == {"ball": ["lid", "base"]}
     assert renamed.data_hash not in (changed.data_hash, balls.data_hash)
@@ -219,9 +228,9 @@ def test_sets_of_before_label_images_stay_readable(shapes, tmp_path):
     np.testing.assert_array_equal(split.parts(), shapes.parts())
     with pytest.raises(DataError, match="no label images.*--overwrite"):
         split.part_images(0)
-    part = Part(split, np.arange(4))
+    subset = Subset(split, np.arange(4))
     with pytest.raises(DataError, match="no label images"):
-        ViewSet(part, CPU, fields=["part_images"])
+        ViewSet(subset, CPU, fields=["part_images"])
     draw_shape(split, 0, 0)
 
 
@@ -254,7 +263,7 @@ def test_damaged_part_labels_are_named(shapes, tmp_path):
 
 
 def test_clouds_come_with_global_parts(shapes):
-    whole = Part(shapes, np.arange(len(shapes)))
+    whole = Subset(shapes, np.arange(len(shapes)))
     batch = PointSet(whole, 128, CPU, ["parts"]).take(torch.arange(len(shapes)))
     begin, end = np.array(shapes.part_ranges)[shapes.labels].T
     parts = batch["parts"].numpy()
@@ -273,26 +282,26 @@ def test_clouds_come_with_global_parts(shapes):
 
 
 def test_label_images_are_resized_and_moved_with_their_views(shapes):
-    part = Part(shapes, np.arange(len(shapes)))
-    plain = next(ViewSet(part, CPU, fields=["part_images"]).evaluation(4))
+    subset = Subset(shapes, np.arange(len(shapes)))
+    plain = next(ViewSet(subset, CPU, fields=["part_images"]).evaluation(4))
     assert plain["part_images"].dtype == torch.int64
     background = plain["part_images"] == shapes.num_parts
     assert torch.equal(background, (plain["views"] == 255).all(dim=2))
     first = plain["part_images"][0]
     assert set(first.unique().tolist()) <= {*range(*shapes.part_ranges[0]), shapes.num_parts}
 
-    smaller = next(ViewSet(part, CPU, size=64, fields=["part_images"]).evaluation(4))
+    smaller = next(ViewSet(subset, CPU, size=64, fields=["part_images"]).evaluation(4))
     assert smaller["part_images"].shape == (4, 16, 64, 64)
     assert (smaller["part_images"] == plain["part_images"][..., 1::2, 1::2]).float().mean() > 0.99
 
     moves = ViewAugmentation(flip=True, scale=(0.8, 1.25), shift=0.1)
-    batch = next(ViewSet(part, CPU, fields=["part_images"]).training(8, moves, seed=3)(0))
+    batch = next(ViewSet(subset, CPU, fields=["part_images"]).training(8, moves, seed=3)(0))
     seen = batch["part_images"] != shapes.num_parts
     assert ((batch["views"][:, :, 0] < 0.97) == seen).float().mean() > 0.97
     assert not torch.equal(seen, batch["views"][:, :, 0].flip(-1) < 0.97)
-    still = next(ViewSet(part, CPU, fields=["part_images"]).training(8, ViewAugmentation(), 3)(0))
+    still = next(ViewSet(subset, CPU, fields=["part_images"]).training(8, ViewAugmentation(), 3)(0))
     flipped = next(
-        ViewSet(part, CPU, fields=["part_images"]).training(8, ViewAugmentation(flip=True), 3)(0)
+        ViewSet(subset, CPU, fields=["part_images"]).training(8, ViewAugmentation(flip=True), 3)(0)
     )
     turned = 0
     for before, after in zip(still["part_images"], flipped["part_images"], strict=True):
@@ -303,15 +312,15 @@ def test_label_images_are_resized_and_moved_with_their_views(shapes):
 
 
 def test_unlabelled_pixels_are_ignored_and_classes_without_parts_too(balls):
-    batch = next(ViewSet(Part(balls, np.arange(5)), CPU, fields=["part_images"]).evaluation(5))
+    batch = next(ViewSet(Subset(balls, np.arange(5)), CPU, fields=["part_images"]).evaluation(5))
     assert (batch["part_images"][[0, 4]] == -1).all()
     assert set(batch["part_images"][1].unique().tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("workers", "resident"), [(0, True), (1, True), (0, False), (1, False)])
 def test_random_views_are_views_of_their_shape(shapes, workers, resident):
-    part = Part(shapes, np.arange(len(shapes)))
-    views = ViewSet(part, CPU, workers=workers, resident=resident, fields=["part_images"])
+    subset = Subset(shapes, np.arange(len(shapes)))
+    views = ViewSet(subset, CPU, workers=workers, resident=resident, fields=["part_images"])
     draw = views.training(8, ViewAugmentation(), seed=5, views_per_shape=3)
     epochs = [list(draw(epoch)) for epoch in (0, 0, 1)]
     used = set()
@@ -338,7 +347,7 @@ def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     with pytest.raises(ConfigError, match=r"data.views=17.*16 views"):
         views.training(8, ViewAugmentation(), 0, views_per_shape=17)
     with pytest.raises(ConfigError, match="parts"):
-        ViewSet(part, CPU, fields=["parts"])
+        ViewSet(subset, CPU, fields=["parts"])
 
 
 def test_balanced_classes_come_evenly(shapes):
@@ -353,7 +362,7 @@ def test_balanced_classes_come_evenly(shapes):
     other = training_batches(np.arange(1, 27), 8, 3, 1, labels).flatten().numpy()
     assert not np.array_equal(other, drawn)
 
-    uneven = Part(shapes, np.array([0, 1, 2, 4, 6]))  # of classes 0, 0, 1, 2, 3
+    uneven = Subset(shapes, np.array([0, 1, 2, 4, 6]))  # of classes 0, 0, 1, 2, 3
     draw = ViewSet(uneven, CPU).training(4, ViewAugmentation(), 0, 1, balanced=True)
     for epoch in range(4):
         (batch,) = draw(epoch)
@@ -411,8 +420,8 @@ def test_a_split_file_is_part_of_the_settings(tmp_path):
         trimesh.creation.box().export(source / "box" / f"{number}.off")
     split_file = tmp_path / "split.json"
     split_file.write_text('{"train": ["box/0", "box/3"], "test": ["box/1", "box/2"]}')
-    words = [str(source), "--name", "Set", "--root", str(tmp_path), *SMALL]
-    listed = [*words, "--split-file", str(split_file)]
+    arguments = [str(source), "--name", "Set", "--root", str(tmp_path), *SMALL]
+    listed = [*arguments, "--split-file", str(split_file)]
     assert prepare(parse(listed)).startswith("prepared 4")
     assert open_split("Set", "train", tmp_path).ids == ["box/0", "box/3"]
     assert prepare(parse(listed)).startswith("already prepared")
@@ -420,7 +429,7 @@ def test_a_split_file_is_part_of_the_settings(tmp_path):
     with pytest.raises(ConfigError, match="split_file"):
         prepare(parse(listed))
     with pytest.raises(ConfigError, match="test_fraction"):
-        prepare(parse(words))
+        prepare(parse(arguments))
     with pytest.raises(ConfigError, match="--split-file"):
         parse(["--shapes", "--split-file", str(split_file)])
     for number in range(4):

@@ -20,9 +20,9 @@ import train_teacher
 from data.augment import augment_points
 from data.bank import Bank
 from data.batches import training_batches
-from data.datasets import Part, PointSet
+from data.datasets import PointSet, Subset
 from data.storage import open_split
-from data.targets import load_teaching
+from data.targets import load_targets
 from models import load_model
 from models.methods import PointMCD
 from models.students import build_student
@@ -47,12 +47,12 @@ def same_weights(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def distilled(workshop) -> Path:
-    train_student.main(workshop.student_words("distilled"))
+    train_student.main(workshop.student_arguments("distilled"))
     return workshop.student("distilled")
 
 
 def test_two_epochs_and_two_more_are_four(workshop, monkeypatch):
-    train_student.main(workshop.student_words("four", "train.epochs=4"))
+    train_student.main(workshop.student_arguments("four", "train.epochs=4"))
     ended = []
 
     def stop_after_two(settings, epoch, epochs):
@@ -63,9 +63,9 @@ def test_two_epochs_and_two_more_are_four(workshop, monkeypatch):
 
     monkeypatch.setattr("utils.engine.learning_rate", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        train_student.main(workshop.student_words("parts", "train.epochs=4"))
+        train_student.main(workshop.student_arguments("parts", "train.epochs=4"))
     assert not workshop.student("parts").exists()
-    train_student.main(workshop.student_words("parts", "train.epochs=4"))
+    train_student.main(workshop.student_arguments("parts", "train.epochs=4"))
     assert same_weights(workshop.student("four"), workshop.student("parts"))
     lines = (workshop.folder / "runs" / "parts" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
@@ -75,12 +75,12 @@ def test_two_epochs_and_two_more_are_four(workshop, monkeypatch):
 def test_a_killed_training_ends_with_the_same_weights(workshop, epochs_before_kill):
     undisturbed = workshop.student("undisturbed")
     if not undisturbed.exists():
-        train_student.main(workshop.student_words("undisturbed", "train.epochs=6"))
+        train_student.main(workshop.student_arguments("undisturbed", "train.epochs=6"))
     name = f"killed_{epochs_before_kill}"
-    words = workshop.student_words(name, "train.epochs=6")
+    arguments = workshop.student_arguments(name, "train.epochs=6")
     log = workshop.folder / "runs" / name / "log.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "train_student.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL
+        [sys.executable, "train_student.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
     )
     while process.poll() is None:
         done = len(log.read_text().splitlines()) if log.exists() else 0
@@ -89,23 +89,34 @@ def test_a_killed_training_ends_with_the_same_weights(workshop, epochs_before_ki
             break
         time.sleep(0.005)
     process.wait()
-    train_student.main(words)
+    train_student.main(arguments)
     assert same_weights(workshop.student(name), undisturbed)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.5])
 def test_a_killed_export_ends_with_the_same_bytes(workshop, tmp_path, delay):
     output = tmp_path / "bank.h5"
-    words = [str(workshop.teacher), "--output", str(output), "--threads", "1", "--batch-size", "1"]
+    arguments = [
+        str(workshop.teacher),
+        "--output",
+        str(output),
+        "--threads",
+        "1",
+        "--batch-size",
+        "1",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-c", EXPORT_ALOUD, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", EXPORT_ALOUD, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "started\n"
     time.sleep(delay)
     process.kill()
     process.wait()
     assert not output.exists() or Bank(output)
-    export_teacher.main([*words[:-2], "--overwrite"])
+    export_teacher.main([*arguments[:-2], "--overwrite"])
     assert output.read_bytes() == workshop.bank.read_bytes()
 
 
@@ -122,38 +133,38 @@ export_teacher.main(sys.argv[1:])
 
 def test_another_configuration_or_other_data_do_not_continue_a_run(workshop, distilled):
     with pytest.raises(ConfigError, match=r"optim.lr: found 0.05, expected 0.01"):
-        train_student.main(workshop.student_words("distilled", "optim.lr=0.01"))
-    words = workshop.student_words("restarted", "train.epochs=1")
-    train_student.main(words)
-    train_student.main([*words, "optim.lr=0.01", "run.restart=true"])
+        train_student.main(workshop.student_arguments("distilled", "optim.lr=0.01"))
+    arguments = workshop.student_arguments("restarted", "train.epochs=1")
+    train_student.main(arguments)
+    train_student.main([*arguments, "optim.lr=0.01", "run.restart=true"])
     assert read_model(workshop.student("restarted"))["config"]["optim"]["lr"] == 0.01
     assert read_model(distilled)["config"]["optim"]["lr"] == 0.05
 
 
 @pytest.mark.parametrize("begun", ["auto", "none"])
 def test_a_run_keeps_its_precision_on_another_machine(workshop, monkeypatch, begun):
-    words = workshop.student_words(f"moved_{begun}", "train.epochs=1")
+    arguments = workshop.student_arguments(f"moved_{begun}", "train.epochs=1")
     monkeypatch.setattr("utils.run.computes_bf16", lambda device: False)
-    train_student.main([*words, f"train.amp={begun}"])
+    train_student.main([*arguments, f"train.amp={begun}"])
     before = workshop.student(f"moved_{begun}").read_bytes()
     monkeypatch.setattr("utils.run.computes_bf16", lambda device: True)
-    train_student.main([*words, "train.amp=auto"])
+    train_student.main([*arguments, "train.amp=auto"])
     assert workshop.student(f"moved_{begun}").read_bytes() == before
-    train_student.main([*words, "train.amp=auto", "run.restart=true"])
+    train_student.main([*arguments, "train.amp=auto", "run.restart=true"])
     assert read_model(workshop.student(f"moved_{begun}"))["config"]["train"]["amp"] == "bf16"
 
 
 def test_a_run_that_is_finished_keeps_its_checkpoint(workshop):
-    train_student.main(workshop.student_words("finished"))
+    train_student.main(workshop.student_arguments("finished"))
     before = workshop.student("finished").read_bytes()
-    train_student.main(workshop.student_words("finished"))
+    train_student.main(workshop.student_arguments("finished"))
     assert workshop.student("finished").read_bytes() == before
 
 
 def test_weight_zero_is_the_plain_baseline(workshop):
-    train_student.main(workshop.student_words("zero", "loss.distill=0"))
+    train_student.main(workshop.student_arguments("zero", "loss.distill=0"))
     train_student.main(
-        workshop.student_words(
+        workshop.student_arguments(
             "plain", "distill.method=plain", "loss={task: 0.1, transform: 0.001}"
         )
     )
@@ -163,17 +174,17 @@ def test_weight_zero_is_the_plain_baseline(workshop):
 
 
 def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, distilled):
-    train_student.main(workshop.student_words("base", "loss.distill=0"))
-    train_student.main(workshop.student_words("shuffled", "distill.shuffle_codes=true"))
+    train_student.main(workshop.student_arguments("base", "loss.distill=0"))
+    train_student.main(workshop.student_arguments("shuffled", "distill.shuffle_codes=true"))
     for other in ("base", "shuffled"):
         assert not same_weights(distilled, workshop.student(other))
     split = open_split("Tiny", "train", workshop.root)
     shapes = PointSet(
-        Part(split, np.arange(len(split.ids))),
+        Subset(split, np.arange(len(split.ids))),
         64,
         torch.device("cpu"),
         ("visibility", "view_codes"),
-        load_teaching(
+        load_targets(
             split, 64, ("visibility", "view_codes"), DistillSettings(bank=str(workshop.bank)), 0
         ),
     )
@@ -243,8 +254,8 @@ def test_a_seed_counts_once(workshop, distilled, tmp_path):
     assert "±" not in make_tables.table(rows, "Tiny")
 
 
-def test_validation_part_is_held_out(workshop, tmp_path):
-    train_student.main(workshop.student_words("held", "protocol.val_fraction=0.34"))
+def test_the_validation_split_is_held_out(workshop, tmp_path):
+    train_student.main(workshop.student_arguments("held", "protocol.val_fraction=0.34"))
     path = workshop.student("held")
     common = ["--results", str(tmp_path / "r.csv"), "--pictures", str(tmp_path)]
     test_program.main([str(path), "--split", "val", *common])
@@ -256,11 +267,13 @@ def test_validation_part_is_held_out(workshop, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(workshop):
     with pytest.raises(RunError, match="not finite in epoch"):
-        train_student.main(workshop.student_words("broken", "optim.lr=1e30", "optim.final_lr=1e30"))
+        train_student.main(
+            workshop.student_arguments("broken", "optim.lr=1e30", "optim.final_lr=1e30")
+        )
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(workshop):
-    words = [
+    arguments = [
         "optim.lr=3e38",
         "optim.final_lr=3e38",
         "loss.task=1e6",
@@ -268,7 +281,7 @@ def test_weights_that_the_last_step_broke_are_not_kept(workshop):
         "train.batch_size=48",
     ]
     with pytest.raises(RunError, match="not finite after epoch 1; the state after epoch 0 is kept"):
-        train_student.main(workshop.student_words("broken_last", *words))
+        train_student.main(workshop.student_arguments("broken_last", *arguments))
     assert not workshop.student("broken_last").exists()
 
 
@@ -281,7 +294,7 @@ def test_gradient_clipping_bounds_the_step(workshop):
         "optim.final_lr=1",
     ]
     for clip in ("1e-9", "null"):
-        train_student.main(workshop.student_words(f"clip_{clip}", *steep, f"optim.clip={clip}"))
+        train_student.main(workshop.student_arguments(f"clip_{clip}", *steep, f"optim.clip={clip}"))
     start = read_model(workshop.student("clip_1e-9"))["model"]
     moved = read_model(workshop.student("clip_null"))["model"]
     torch.manual_seed(0)
@@ -293,17 +306,17 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
     """What DistributedDataParallel promises, step by step in one process: each half of a batch
     through its own copy (with its own batch statistics, which ``train.sync_norm=false`` asks for),
     gradients averaged, buffers of rank 0."""
-    config = load_config(StudentConfig, workshop.student_words("reference"))
+    config = load_config(StudentConfig, workshop.student_arguments("reference"))
     split = open_split("Tiny", "train", workshop.root)
     seed_everything(config.train.seed)
     student = build_student("pointnet", 16)
     method = PointMCD(student, config.loss, config.student.smoothing)
     shapes = PointSet(
-        Part(split, np.arange(48)),
+        Subset(split, np.arange(48)),
         128,
         torch.device("cpu"),
         method.fields,
-        load_teaching(split, 128, method.fields, config.distill, config.train.seed),
+        load_targets(split, 128, method.fields, config.distill, config.train.seed),
     )
     optimizer = build_optimizer(config.optim, method.parameters())
     for epoch in range(epochs):
@@ -332,8 +345,8 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_path):
-    words = workshop.student_words("two", "run.threads=1", "train.sync_norm=false")
-    done = run_program("train_student.py", *words, processes=2)
+    arguments = workshop.student_arguments("two", "run.threads=1", "train.sync_norm=false")
+    done = run_program("train_student.py", *arguments, processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("student written to") == 1
     found = read_model(workshop.student("two"))
@@ -375,15 +388,17 @@ def test_two_processes_train_export_and_test_like_one(workshop, distilled, tmp_p
 
 def test_two_processes_train_without_the_task(workshop):
     """No gradient for the classifier, more than one step, statistics of both together."""
-    words = workshop.student_words("two_without_task", "loss.task=0", "train.epochs=1")
-    done = run_program("train_student.py", *words, processes=2)
+    arguments = workshop.student_arguments("two_without_task", "loss.task=0", "train.epochs=1")
+    done = run_program("train_student.py", *arguments, processes=2)
     assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_train_a_teacher(workshop):
-    words = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
-    words += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
-    done = run_program("train_teacher.py", *words, "run.threads=1", "run.device=cpu", processes=2)
+    arguments = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
+    arguments += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    done = run_program(
+        "train_teacher.py", *arguments, "run.threads=1", "run.device=cpu", processes=2
+    )
     assert done.returncode == 0, done.stderr
     assert (workshop.folder / "ckpt" / "teacher" / "teacher_two.pth").exists()
 
@@ -393,17 +408,17 @@ def test_two_processes_train_a_teacher(workshop):
 def test_every_recipe_trains_two_steps(workshop, recipe):
     """With its own augmentation, schedule and losses, on the tiny set."""
     name = f"recipe_{recipe}"
-    words = [f"scripts/configs/recipes/{recipe}.yaml", "data.name=Tiny", f"run.name={name}"]
-    words += [f"data.root={workshop.root}", "protocol.val_fraction=0.67", "train.epochs=1"]
-    words += ["train.batch_size=8", "run.device=cpu", "run.threads=1"]
-    words += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    arguments = [f"scripts/configs/recipes/{recipe}.yaml", "data.name=Tiny", f"run.name={name}"]
+    arguments += [f"data.root={workshop.root}", "protocol.val_fraction=0.67", "train.epochs=1"]
+    arguments += ["train.batch_size=8", "run.device=cpu", "run.threads=1"]
+    arguments += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
     if recipe.startswith("teacher"):
-        kind, main, words = "teacher", train_teacher.main, [*words, "teacher.weights=none"]
-        words += ["data.size=32"]
+        kind, main, arguments = "teacher", train_teacher.main, [*arguments, "teacher.weights=none"]
+        arguments += ["data.size=32"]
     else:
-        kind, main, words = "student", train_student.main, [*words, "data.points=512"]
-        words += [f"distill.bank={workshop.bank}", "train.pictures=false"]
-    main(words)
+        kind, main, arguments = "student", train_student.main, [*arguments, "data.points=512"]
+        arguments += [f"distill.bank={workshop.bank}", "train.pictures=false"]
+    main(arguments)
     training = read_model(workshop.folder / "ckpt" / kind / f"{name}.pth", kind)["training"]
     assert training["metrics"]
 
@@ -411,7 +426,7 @@ def test_every_recipe_trains_two_steps(workshop, recipe):
 def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
     student = load_model(distilled)
     split = open_split("Tiny", "test", workshop.root)
-    shapes = PointSet(Part(split, np.arange(len(split.ids))), 128, torch.device("cpu"))
+    shapes = PointSet(Subset(split, np.arange(len(split.ids))), 128, torch.device("cpu"))
 
     def compute(batch):
         return {"logits": student(batch["points"]).logits}
@@ -442,7 +457,7 @@ def test_learning_rates():
 def test_a_bank_that_does_not_fit_is_refused(workshop, tmp_path):
     prepare_tiny(workshop.root, "Other", "--seed", "1", "--recipe", "dual16")
     with pytest.raises(DataError) as caught:
-        train_student.main(workshop.student_words("refused", "data.name=Other"))
+        train_student.main(workshop.student_arguments("refused", "data.name=Other"))
     message = str(caught.value)
     for part in (
         "data set 'Tiny', expected 'Other'",

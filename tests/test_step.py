@@ -229,8 +229,8 @@ def test_all_methods_are_looked_at():
     assert {name for name, *_ in CASES} - {"pooled"} == set(METHODS)
 
 
-def sgd(**words) -> OptimSettings:
-    return OptimSettings(lr=0.1, **words)
+def sgd(**settings) -> OptimSettings:
+    return OptimSettings(lr=0.1, **settings)
 
 
 def test_sums_name_the_step_that_broke_them():

@@ -17,9 +17,11 @@ from utils.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def segmented(workshop) -> Path:
-    words = ["data.points=256", "loss.distill=0", "loss.task=1"]
-    words = workshop.student_words("parts_s0", *words, recipe="partseg_pointnet", data="labeledpsb")
-    train_student.main(words)
+    arguments = ["data.points=256", "loss.distill=0", "loss.task=1"]
+    arguments = workshop.student_arguments(
+        "parts_s0", *arguments, recipe="partseg_pointnet", data="labeledpsb"
+    )
+    train_student.main(arguments)
     return workshop.student("parts_s0")
 
 
@@ -55,8 +57,14 @@ def test_a_segmentation_student_is_tested_by_its_parts(workshop, segmented, tmp_
 
 def test_the_parts_of_one_cloud(workshop, segmented, tmp_path, capsys):
     np.save(tmp_path / "cloud.npy", open_split("Tiny", "test", workshop.root).points()[0])
-    words = [str(segmented), "--cloud", str(tmp_path / "cloud.npy"), "--pictures", str(tmp_path)]
-    test_program.main([*words, "--category", "bus"])
+    arguments = [
+        str(segmented),
+        "--cloud",
+        str(tmp_path / "cloud.npy"),
+        "--pictures",
+        str(tmp_path),
+    ]
+    test_program.main([*arguments, "--category", "bus"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("512 points, 256 used")
     names = open_split("Tiny", "test", workshop.root).part_names["bus"]
@@ -64,20 +72,20 @@ def test_the_parts_of_one_cloud(workshop, segmented, tmp_path, capsys):
     assert sum(float(line.split("%")[0]) for line in lines[1:-1]) == pytest.approx(100, abs=0.1)
     assert (tmp_path / "cloud_parts.png").stat().st_size > 5000
     with pytest.raises(ConfigError, match="found --category buss.*did you mean 'bus'"):
-        test_program.main([*words, "--category", "buss"])
+        test_program.main([*arguments, "--category", "buss"])
     with pytest.raises(ConfigError, match="no --category, expected one of"):
-        test_program.main(words)
+        test_program.main(arguments)
 
 
 def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_path, capsys):
-    train_student.main(workshop.student_words("unlabelled", "loss.task=0"))
+    train_student.main(workshop.student_arguments("unlabelled", "loss.task=0"))
     path, table = workshop.student("unlabelled"), tmp_path / "results.csv"
     with pytest.raises(ConfigError, match=r"without labels \(loss.task=0\)"):
         test_program.main([str(path), "--results", str(table)])
     common = [str(path), "--results", str(table)]
     few = ["--probe", "fewshot", "--ways", "4", "--shots", "2", "--queries", "2"]
-    for words in (["--probe", "svm"], ["--probe", "svm", "--random-weights", "1"], few):
-        test_program.main([*common, *words])
+    for arguments in (["--probe", "svm"], ["--probe", "svm", "--random-weights", "1"], few):
+        test_program.main([*common, *arguments])
     learned, random, episodes = results.read(table)
     assert (learned.run, random.run) == ("unlabelled", "unlabelled_random1")
     assert learned.method == "pointmcd on Tiny without labels"
@@ -88,9 +96,9 @@ def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_
     assert episodes.deviation >= 0
     chosen = float(learned.protocol.split()[3])
     assert f"{chosen:g}: " in capsys.readouterr().out
-    for words in (["--random-weights", "1"], ["--probe", "svm", "--split", "val"]):
+    for arguments in (["--random-weights", "1"], ["--probe", "svm", "--split", "val"]):
         with pytest.raises(SystemExit) as caught:
-            test_program.main([*common, *words])
+            test_program.main([*common, *arguments])
         assert caught.value.code == 2
     with pytest.raises(DataError, match="16 classes have 3 training and 2 test") as caught:
         test_program.main(
@@ -100,14 +108,18 @@ def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_
 
 @pytest.mark.parametrize("task", ["autoencoder", "partseg"])
 def test_a_teacher_of_pixels_is_tested(workshop, tmp_path, capsys, task):
-    words = [
+    arguments = [
         f"scripts/configs/recipes/teacher_{task}.yaml",
         "scripts/configs/sets/demo_pixels.yaml",
     ]
-    words += ["data.name=Tiny", "train.epochs=1"]
-    words += [f"data.root={workshop.root}", f"run.name={task}", f"run.runs={workshop.folder}/runs"]
-    words += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
-    train_teacher.main([*words, "train.pictures=false"])
+    arguments += ["data.name=Tiny", "train.epochs=1"]
+    arguments += [
+        f"data.root={workshop.root}",
+        f"run.name={task}",
+        f"run.runs={workshop.folder}/runs",
+    ]
+    arguments += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
+    train_teacher.main([*arguments, "train.pictures=false"])
     said = capsys.readouterr().out
     table, path = tmp_path / "r.csv", workshop.folder / "ckpt" / "teacher" / f"{task}.pth"
     test_program.main([str(path), "--results", str(table), "--pictures", str(tmp_path)])

@@ -8,7 +8,7 @@ import torch
 from conftest import prepare_tiny
 
 from data import views as view_store
-from data.datasets import Part, PointSet, ViewSet
+from data.datasets import PointSet, Subset, ViewSet
 from data.storage import open_split
 from data.views import DecodedViews, ResidentViews, ViewReader, fits, resident_bytes
 from utils.device import free_memory
@@ -23,10 +23,10 @@ CHANGES = ViewAugmentation(flip=True, scale=(0.9, 1.1), shift=0.1, brightness=0.
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory) -> Part:
+def subset(tmp_path_factory) -> Subset:
     root = tmp_path_factory.mktemp("views")
     prepare_tiny(root)
-    return Part(open_split("Tiny", "train", root), np.arange(3, 43, 2))
+    return Subset(open_split("Tiny", "train", root), np.arange(3, 43, 2))
 
 
 def same(one: list[dict], other: list[dict]) -> bool:
@@ -38,9 +38,9 @@ def same(one: list[dict], other: list[dict]) -> bool:
 
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resident_views_are_the_decoded_ones(part, workers, size):
-    resident = ViewSet(part, CPU, size, workers, resident=True)
-    decoded = ViewSet(part, CPU, size, workers, resident=False)
+def test_resident_views_are_the_decoded_ones(subset, workers, size):
+    resident = ViewSet(subset, CPU, size, workers, resident=True)
+    decoded = ViewSet(subset, CPU, size, workers, resident=False)
     assert same(list(resident.evaluation(8)), list(decoded.evaluation(8)))
     for views in (None, 5):
         draw, again = (each.training(4, CHANGES, 1, views) for each in (resident, decoded))
@@ -53,15 +53,15 @@ def test_resident_views_are_the_decoded_ones(part, workers, size):
     assert resident._store.arrays["views"].shape[:2] == (20, 12)
 
 
-def test_what_was_decoded_is_not_decoded_again(part, monkeypatch):
-    views = ViewSet(part, CPU, resident=True)
+def test_what_was_decoded_is_not_decoded_again(subset, monkeypatch):
+    views = ViewSet(subset, CPU, resident=True)
     first = list(views.evaluation(8))
     monkeypatch.setattr(ViewReader, "__getitem__", lambda *_: pytest.fail("decoded again"))
     assert same(first, list(views.evaluation(8)))
 
 
-def test_decoding_processes_stay_from_epoch_to_epoch(part):
-    views = ViewSet(part, CPU, workers=2, resident=False)
+def test_decoding_processes_stay_from_epoch_to_epoch(subset):
+    views = ViewSet(subset, CPU, workers=2, resident=False)
     draw = views.training(4, ViewAugmentation(), 0)
     whole = list(draw(0))
     processes = {worker.pid for worker in views._store.loader._iterator._workers}
@@ -70,26 +70,26 @@ def test_decoding_processes_stay_from_epoch_to_epoch(part):
     assert {worker.pid for worker in views._store.loader._iterator._workers} == processes
 
 
-def test_few_images_are_decoded_without_other_processes(part, monkeypatch):
-    reader = ViewReader(part.split, None)
-    assert DecodedViews(reader, part.members, None, CPU).loader.num_workers == 0
+def test_few_images_are_decoded_without_other_processes(subset, monkeypatch):
+    reader = ViewReader(subset.split, None)
+    assert DecodedViews(reader, subset.members, None, CPU).loader.num_workers == 0
     monkeypatch.setattr(view_store, "FEW_IMAGES", 20 * 12)
-    assert DecodedViews(reader, part.members, None, CPU).loader.num_workers == local_cores()
-    assert DecodedViews(reader, part.members, 3, CPU).loader.num_workers == 3
+    assert DecodedViews(reader, subset.members, None, CPU).loader.num_workers == local_cores()
+    assert DecodedViews(reader, subset.members, 3, CPU).loader.num_workers == 3
 
 
-def test_views_stay_where_they_take_half_of_the_memory_at_most(part, monkeypatch):
-    reader = ViewReader(part.split, None)
+def test_views_stay_where_they_take_half_of_the_memory_at_most(subset, monkeypatch):
+    reader = ViewReader(subset.split, None)
     needed = 20 * 12 * 32 * 32
     assert resident_bytes(reader, 20) == needed
     for free, stay in ((2 * needed, True), (2 * needed - 1, False)):
         monkeypatch.setattr(view_store, "free_memory", lambda _device, free=free: free)
         assert fits(reader, 20, CPU) == stay
         store = ResidentViews if stay else DecodedViews
-        assert isinstance(ViewSet(part, CPU)._store, store)
+        assert isinstance(ViewSet(subset, CPU)._store, store)
     monkeypatch.setattr(view_store, "free_memory", lambda _device: needed - 1)
     with pytest.raises(ConfigError, match=r"data.resident=true needs .* 20 shapes .* free on cpu"):
-        list(ViewSet(part, CPU, resident=True).evaluation(8))
+        list(ViewSet(subset, CPU, resident=True).evaluation(8))
 
 
 def test_free_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
@@ -118,21 +118,21 @@ def test_the_clock_runs_while_a_batch_is_waited_for():
 
 @needs_cuda
 @pytest.mark.parametrize("workers", [0, 2])
-def test_views_on_a_gpu_are_those_on_a_cpu(part, workers):
+def test_views_on_a_gpu_are_those_on_a_cpu(subset, workers):
     device = torch.device("cuda", 0)
-    expected = list(ViewSet(part, CPU, resident=True).training(4, ViewAugmentation(), 1, 5)(0))
+    expected = list(ViewSet(subset, CPU, resident=True).training(4, ViewAugmentation(), 1, 5)(0))
     for resident in (True, False):
-        views = ViewSet(part, device, None, workers, resident)
+        views = ViewSet(subset, device, None, workers, resident)
         found = list(views.training(4, ViewAugmentation(), 1, 5)(0))
         assert found[0]["views"].device == device
         assert same(found, expected)
 
 
 @needs_cuda
-def test_an_epoch_moves_its_indices_once(part):
+def test_an_epoch_moves_its_indices_once(subset):
     device = torch.device("cuda", 0)
-    clouds = PointSet(part, 64, device).training(4, PointAugmentation(shift=0.1, dropout=0.5), 0)
-    views = ViewSet(part, device, resident=True).training(4, CHANGES, 0, 5)
+    clouds = PointSet(subset, 64, device).training(4, PointAugmentation(shift=0.1, dropout=0.5), 0)
+    views = ViewSet(subset, device, resident=True).training(4, CHANGES, 0, 5)
     for batches in (clouds(0), views(0)):
         next(batches)
         torch.cuda.synchronize()

@@ -13,7 +13,7 @@ from torch import nn
 import export_teacher
 import train_teacher
 from data.bank import PROVENANCE, Bank, write_bank
-from data.datasets import Part, ViewSet
+from data.datasets import Subset, ViewSet
 from data.storage import open_split
 from models import load_model
 from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
@@ -312,7 +312,7 @@ def test_a_bank_without_logits(tmp_path):
     assert not (tmp_path / "no.h5").exists()
 
 
-def words_for(workshop, recipe, name, *words):
+def arguments_for(workshop, recipe, name, *arguments):
     """Arguments of train_teacher.py for one epoch of three steps."""
     return [
         f"scripts/configs/recipes/{recipe}.yaml",
@@ -328,16 +328,16 @@ def words_for(workshop, recipe, name, *words):
         f"run.name={name}",
         f"run.runs={workshop.folder}/runs",
         f"run.checkpoints={workshop.folder}/ckpt",
-        *words,
+        *arguments,
     ]
 
 
 def test_from_pixels_to_a_bank(workshop, tmp_path):
     """The autoencoder gives the segmentation teacher its backbone; both export codes."""
-    train_teacher.main(words_for(workshop, "teacher_autoencoder", "images"))
+    train_teacher.main(arguments_for(workshop, "teacher_autoencoder", "images"))
     first = workshop.folder / "ckpt" / "teacher" / "images.pth"
-    words = words_for(workshop, "teacher_partseg", "part_teacher", f"init={first}")
-    train_teacher.main(words)
+    arguments = arguments_for(workshop, "teacher_partseg", "part_teacher", f"init={first}")
+    train_teacher.main(arguments)
     second = first.with_name("part_teacher.pth")
     split = open_split("Tiny", "test", workshop.root)
 
@@ -355,13 +355,13 @@ def test_from_pixels_to_a_bank(workshop, tmp_path):
         bank, teacher = Bank(bank_path), load_model(path)
         assert set(bank.arrays) == {"view_codes", "codes"}
         bank.check(split)
-        shape = ViewSet(Part(split, np.array([5])), torch.device("cpu"), 16)
+        shape = ViewSet(Subset(split, np.array([5])), torch.device("cpu"), 16)
         out = teacher(next(shape.evaluation(1))["views"])
         codes = bank.view_codes([split.ids[5]])
         np.testing.assert_allclose(codes, out.view_codes.numpy(), rtol=2e-3, atol=2e-3)
         np.testing.assert_array_equal(bank.codes([split.ids[5]]), codes.max(axis=1))
 
     with pytest.raises(ConfigError, match="loss.shape: ViewSegmentation"):
-        train_teacher.main([*words, "loss.shape=1", "run.restart=true"])
+        train_teacher.main([*arguments, "loss.shape=1", "run.restart=true"])
     with pytest.raises(ConfigError, match="another configuration"):
-        train_teacher.main(words_for(workshop, "teacher_partseg", "part_teacher"))
+        train_teacher.main(arguments_for(workshop, "teacher_partseg", "part_teacher"))

@@ -329,7 +329,10 @@ class FakeClient:
     [
         (FakeClient({}), "has no workers; start them"),
         (FakeClient({"a": 1, "b": 4}), "worker b has 4 threads, expected 1; .*--nthreads 1"),
-        (FakeClient({"a": 1}, ModuleNotFoundError("data")), "cannot run this code .*folder with"),
+        (
+            FakeClient({"a": 1}, ModuleNotFoundError("data")),
+            "cannot run this code .*folder: python",
+        ),
         (FakeClient({"a": 1}, (workers.RECORD, False)), "does not see .*records: workers share"),
         (FakeClient({"a": 1}, (workers.RECORD - 1, True)), "another version"),
     ],

@@ -1,1 +1,1 @@
-"""What every script needs, one topic a file. Imports nothing else of this project."""
+"""What every script needs, one topic per file. Imports nothing else of this project."""

@@ -53,7 +53,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if "weights_only" in str(error):  # PyTorch's advice there is to run the file's own code
-            first_line = "it holds other objects, or is no file of PyTorch"
+            first_line = "it holds Python objects, or is no file of PyTorch"
         raise DataError(
             f"{path} cannot be read as a checkpoint of tensors and plain values "
             f"({first_line}); it is damaged or something else"

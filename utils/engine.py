@@ -27,7 +27,7 @@ LOOK_EVERY = 20  # steps between two looks at the losses, for the progress bar
 
 
 @dataclass
-class Work:
+class Training:
     """What an entry script hands to :func:`fit`.
 
     ``method``: module with ``forward(batch) -> output`` (``.losses`` and, for the accuracy of
@@ -47,7 +47,7 @@ class Work:
 
 
 def fit(
-    work: Work, optim: OptimSettings, train: TrainSettings, run: Run, device: torch.device
+    training: Training, optim: OptimSettings, train: TrainSettings, run: Run, device: torch.device
 ) -> dict[str, Any]:
     """Train for ``train.epochs`` epochs, resuming where ``run`` was left.
 
@@ -62,7 +62,7 @@ def fit(
         RunError: a loss or a weight that is not finite.
         ConfigError: a kind of step that is not to be had here.
     """
-    method = work.method
+    method = training.method
     check_step(train, device)
     optimizer = build_optimizer(optim, method.parameters(), in_graph=train.cuda_graph)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
@@ -86,17 +86,17 @@ def fit(
         rate = learning_rate(optim, epoch, train.epochs)
         set_learning_rate(optimizer, rate)
         start = time.perf_counter()
-        scalars = _train_epoch(step, work, train, epoch)
+        scalars = _train_epoch(step, training, train, epoch)
         seconds = time.perf_counter() - start
         scalars["lr"] = rate
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
             share_buffers(method)
-            outputs = work.evaluate()
-            history["metrics"] = work.measure(outputs)
+            outputs = training.evaluate()
+            history["metrics"] = training.measure(outputs)
             scalars.update(history["metrics"])
             if writer and train.pictures:
-                work.pictures(writer, done, outputs)
+                training.pictures(writer, done, outputs)
         history["epoch"] = done
         history["seconds"] += seconds
         _report(run, writer, done, train.epochs, scalars, seconds)
@@ -109,16 +109,16 @@ def fit(
 
 
 def _train_epoch(
-    step: Callable[[Batch], Any], work: Work, train: TrainSettings, epoch: int
+    step: Callable[[Batch], Any], training: Training, train: TrainSettings, epoch: int
 ) -> dict[str, float]:
     """One pass over the batches: the means of its losses, accuracy, shapes per second over all
     processes, and the share of the time that went into waiting for data, in percent."""
-    work.method.train()
+    training.method.train()
     sums = EpochSums(epoch)
-    batches = TimedBatches(work.batches(epoch))
+    batches = TimedBatches(training.batches(epoch))
     bar = tqdm(
         batches,
-        total=work.steps,
+        total=training.steps,
         desc=f"epoch {epoch + 1}/{train.epochs}",
         leave=False,
         disable=None if is_main() else True,  # None: only on a terminal
@@ -135,7 +135,7 @@ def _train_epoch(
                     shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{batches.waiting:.0f}%"}
                 )
     scalars = sums.means()  # the one place where the host waits for the device
-    _stop_if_weights_broke(work.method, epoch)
+    _stop_if_weights_broke(training.method, epoch)
     scalars["throughput"] = sums.shapes * world_size() / batches.seconds
     scalars["waiting"] = batches.waiting
     return scalars

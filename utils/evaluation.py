@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from utils import pictures
 from utils.errors import ConfigError, DataError
 from utils.metrics import confusion_matrix, score
-from utils.part_metrics import PartScore, Ranges, part_counts, part_score, restrict_to_category
+from utils.part_metrics import PartScore, Ranges, part_counts, restrict_to_category, score_parts
 
 Batch = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
@@ -107,7 +107,7 @@ class PointParts:
 
     def report(self, outputs: Arrays) -> Report:
         return part_report(
-            part_score(outputs["counts"], outputs["label"], self.ranges), self.classes, "points"
+            score_parts(outputs["counts"], outputs["label"], self.ranges), self.classes, "points"
         )
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class PixelParts:
 
     def report(self, outputs: Arrays) -> Report:
         return part_report(
-            part_score(outputs["counts"], outputs["label"], self.ranges), self.classes, "pixels"
+            score_parts(outputs["counts"], outputs["label"], self.ranges), self.classes, "pixels"
         )
 
     @torch.no_grad()

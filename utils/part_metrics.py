@@ -53,7 +53,7 @@ def restrict_to_category(
 
 
 def part_counts(predicted: Tensor, truth: Tensor, parts: int) -> Tensor:
-    """How often each part is right, predicted and true, a shape: all that the metrics need.
+    """How often each part is right, predicted and true, per shape: all that the metrics need.
 
     Args:
         predicted, truth: (B, ...) int64 in 0..parts-1, on one device; a true part below 0 stands
@@ -110,7 +110,7 @@ def shape_ious(counts: np.ndarray, mask: np.ndarray, lenient: bool = False) -> n
     return (iou * mask).sum(axis=1) / mask.sum(axis=1)
 
 
-def part_score(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> PartScore:
+def score_parts(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> PartScore:
     """The metrics of S shapes at once; shapes without any labelled point are left out.
 
     Args:
@@ -151,20 +151,13 @@ def part_score(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> Pa
     )
 
 
-def part_scores(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, float]:
+def part_metrics(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, float]:
     """For the log: ``eval/overall``, ``eval/instance_miou``, ``eval/class_miou`` in percent.
 
     Args:
-        outputs: ``prediction`` and ``parts`` (S, N) int64, and ``label`` (S,), the categories.
+        outputs: ``counts`` (S, 3, K) of :func:`part_counts` and ``label`` (S,), the categories.
     """
-    found, true = (torch.from_numpy(outputs[name]) for name in ("prediction", "parts"))
-    counts = part_counts(found, true, ranges[-1][1]).numpy()
-    return counted_scores({**outputs, "counts": counts}, ranges)
-
-
-def counted_scores(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, float]:
-    """As :func:`part_scores`, of ``counts`` as :func:`part_counts` gives them, and ``label``."""
-    result = part_score(outputs["counts"], outputs["label"], ranges)
+    result = score_parts(outputs["counts"], outputs["label"], ranges)
     return {
         "eval/overall": result.overall,
         "eval/instance_miou": result.instance_miou,

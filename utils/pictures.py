@@ -22,7 +22,7 @@ _PART_COLOURS = np.array(colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1,
 
 
 def view_grid(writer, epoch: int, views: Tensor) -> None:
-    """The views of the first shapes of a batch (B, V, C, H, W), a row a shape."""
+    """The views of the first shapes of a batch (B, V, C, H, W), one row per shape."""
     shown = views[:_GRID_SHAPES]
     if shown.dtype == torch.uint8:
         shown = shown.float() / 255

@@ -37,7 +37,8 @@ class Progress:
             self.shown = now
             seconds = (self.total - self.done) * (now - self.begun) / (self.done - self.begin)
             print(
-                f"{self.what}: {self.done:,} of {self.total:,}, {tqdm.format_interval(seconds)} left",
+                f"{self.what}: {self.done:,} of {self.total:,}, "
+                f"{tqdm.format_interval(seconds)} left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -135,8 +135,8 @@ def method_label(config: Mapping[str, Any]) -> str:
         return "baseline" + start
     distill = config["distill"]
     changes = [
-        words.format(distill[name])
-        for name, (default, words) in EXCHANGED.items()
+        label.format(distill[name])
+        for name, (default, label) in EXCHANGED.items()
         if distill.get(name, default) != default
     ]
     return ", ".join([distill["method"], *changes]) + start

@@ -1,4 +1,4 @@
-"""The folder of a run: resolved configuration, state to resume from, one JSON line an epoch,
+"""The folder of a run: resolved configuration, state to resume from, one JSON line per epoch,
 TensorBoard events."""
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def source_commit() -> str:
     return commit + ("+" if changed else "")
 
 
-def _git(root: Path, *words: str) -> str:
+def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()

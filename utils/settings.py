@@ -34,8 +34,8 @@ class ViewDataSettings(DataSettings):
     # Keep all decoded views on the training device: auto, if they take no more than half of the
     # memory that is free there; false decodes them anew in every epoch.
     resident: Literal["auto"] | bool = "auto"
-    workers: Annotated[int, Field(ge=0)] | None = None  # that decode; null: one a core; 0: none
-    views: Positive | None = None  # random views of each shape a training step; null: all
+    workers: Annotated[int, Field(ge=0)] | None = None  # that decode; null: one per core; 0: none
+    views: Positive | None = None  # random views of each shape per training step; null: all
     balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
 
 
@@ -43,7 +43,7 @@ class PointAugmentation(Group):
     """Random changes of a training cloud. The camera-seen rows of visibility follow the points."""
 
     scale: tuple[Factor, Factor] = (1.0, 1.0)  # factor drawn uniformly
-    anisotropic: bool = False  # one factor for each axis
+    anisotropic: bool = False  # one factor per axis
     shift: Weight = 0.0  # each axis moves by U[-shift, shift]
     dropout: Fraction = 0.0  # a ratio U[0, dropout] of the points is replaced by the first one
 
@@ -63,7 +63,7 @@ class OptimSettings(Group):
     final_lr: Weight = 0.001  # end of the cosine, floor of the steps
     momentum: Fraction = 0.9  # of SGD
     weight_decay: Weight = 1e-4
-    schedule: Literal["cosine", "step"] = "cosine"  # once an epoch
+    schedule: Literal["cosine", "step"] = "cosine"  # once per epoch
     step_epochs: Positive = 20
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
@@ -71,7 +71,7 @@ class OptimSettings(Group):
 
 class TrainSettings(Group):
     epochs: Positive = 200
-    batch_size: Positive = 32  # shapes a step, over all processes together
+    batch_size: Positive = 32  # shapes per step, over all processes together
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     # autocast; auto: bf16 where the device has instructions for it, otherwise none
     amp: Literal["none", "bf16", "auto"] = "none"
@@ -123,7 +123,7 @@ class DistillSettings(Group):
     method: str = "pointmcd"
     pooling: Literal["visible", "global"] = "visible"  # global: shape codes, without projection
     distance: Literal["l1", "l2", "cosine"] = "l1"
-    visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many a view
+    visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many per view
     views: Positive | None = None  # how many of the views teach, evenly chosen; null: all
     shuffle_codes: bool = False  # control: give each shape the codes of another one
 

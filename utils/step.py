@@ -99,7 +99,7 @@ class EagerStep:
 
 
 class GraphStep:
-    """An :class:`EagerStep` recorded once as a CUDA graph and replayed: one launch a step.
+    """An :class:`EagerStep` recorded once as a CUDA graph and replayed: one launch per step.
 
     A graph reads and writes the same memory every time, so batches are copied into buffers and
     must all have the shapes of the first one; what a replay returns is overwritten by the next. The

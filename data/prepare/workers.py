@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -254,12 +255,13 @@ def _run_cluster(shapes: list[ShapeFile], crew: Crew, address: str) -> None:
         raise ConfigError(
             "--cluster needs the package distributed: pip install distributed"
         ) from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said below
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--cluster {address}: no Dask scheduler answers there ({error}); start one with: "
-            "dask scheduler"
+            "python -m dask scheduler"
         ) from error
     with client:
         count = _check_workers(client, address, crew.records.folder)
@@ -281,7 +283,7 @@ def _check_workers(client, address: str, folder: Path) -> int:
     Raises:
         ConfigError: none, one with several threads, without this code or without this disk.
     """
-    start = "start them in the project's folder with: dask worker ADDRESS --nthreads 1"
+    start = f"start them in the project's folder: python -m dask worker {address} --nthreads 1"
     threads = client.nthreads()
     if not threads:
         raise ConfigError(f"--cluster {address} has no workers; {start}")
@@ -292,7 +294,7 @@ def _check_workers(client, address: str, folder: Path) -> int:
     answers = client.run(look_around, str(folder), on_error="return")
     for worker, answer in answers.items():
         if isinstance(answer, Exception):
-            raise ConfigError(f"worker {worker} cannot run this code ({answer!r}); {start}")
+            raise ConfigError(f"worker {worker} cannot run this code ({answer}); {start}")
         if answer != (RECORD, True):
             what = f"does not see {folder}: workers share a disk"
             if answer[0] != RECORD:

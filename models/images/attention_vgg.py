@@ -22,7 +22,7 @@ SMALLEST_SIDE = 16  # pixels: the fourth stage is a sixteenth of the image
 
 
 class SpatialAttention(nn.Module):
-    """One weight a pixel, from the mean and the maximum over its channels, in this order."""
+    """One weight per pixel, from the mean and the maximum over its channels, in this order."""
 
     def __init__(self, kernel: int):
         super().__init__()
@@ -37,8 +37,8 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """One weight a channel: the mean and the maximum over the image go through the same bottleneck
-    of a ``ratio``-th of the channels and are added."""
+    """One weight per channel: the mean and the maximum over the image go through the same
+    bottleneck of a ``ratio``-th of the channels and are added."""
 
     def __init__(self, channels: int, ratio: int = 8):
         super().__init__()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from utils.errors import DataError
+from utils.weights import load_matching, read_state
 
 # Channels of the last feature map, and the prefix of the classification head that a backbone does
 # not need: the only keys that may be left over when ImageNet weights are loaded.
@@ -57,20 +56,9 @@ def load_weights(network: nn.Module, name: str, weights: str) -> None:
     """
     if weights == "none":
         return
-    state = _imagenet_state(name) if weights == "imagenet" else _read_state_dict(weights)
-    head_prefix = TORCHVISION[name][1]
-    own = {k: v for k, v in network.state_dict().items() if not k.startswith(head_prefix)}
-    given = {k: v for k, v in state.items() if not k.startswith(head_prefix)}
-    missing = sorted(k for k in own.keys() - given.keys() if not k.endswith("num_batches_tracked"))
-    left_over = sorted(given.keys() - own.keys())
-    misshapen = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
-    if missing or left_over or misshapen:
-        raise DataError(
-            f"weights {weights} do not fit {name}: missing {missing[:3]} ({len(missing)}), "
-            f"unexpected {left_over[:3]} ({len(left_over)}), of another shape {misshapen[:3]} "
-            f"({len(misshapen)}); pass a state dict of torchvision's {name}"
-        )
-    network.load_state_dict(given, strict=False)
+    state = _imagenet_state(name) if weights == "imagenet" else read_state(weights)
+    head = TORCHVISION[name][1]
+    load_matching(network, state, weights, name, lambda key: not key.startswith(head))
 
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
@@ -81,15 +69,3 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
             f"ImageNet weights of {name} could not be downloaded ({error}); fetch them where "
             "there is a network and pass teacher.weights=PATH"
         ) from error
-
-
-def _read_state_dict(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise DataError(f"no weights at {path}; pass teacher.weights=none, imagenet or a file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DataError(f"{path} is not a PyTorch state dict: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataError(f"{path} holds no plain state dict (names to tensors)")
-    return state

@@ -20,6 +20,7 @@ from models.losses import unit_images
 from models.outputs import TeacherOutput
 from utils.config import did_you_mean
 from utils.errors import ConfigError
+from utils.weights import load_matching
 
 CODE_SIZE = 512
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -206,4 +207,4 @@ def initialise_backbone(
             raise ConfigError(f"init={path} has teacher.{name}={found}, here it is {build[name]}")
     prefix = "backbone."
     state = {k.removeprefix(prefix): v for k, v in content["model"].items() if k.startswith(prefix)}
-    teacher.backbone.load_state_dict(state)
+    load_matching(teacher.backbone, state, f"init={path}", "the backbone here", error=ConfigError)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.datasets import Part, PointSet
+from data.datasets import PointSet, Subset
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
 from data.storage import PreparedSplit, pack_visibility
 from scripts.benchmarks.contest import Contest, Sizes, expect
@@ -65,7 +65,7 @@ def loading(sizes: Sizes, device: torch.device) -> Contest:
     files = TextFiles(folder, points, numbers)
     loader = DataLoader(files, batch, shuffle=True, drop_last=True)
     split = write_clouds(Path(folder.name) / "train.h5", points, numbers)
-    ours = PointSet(Part(split, np.arange(count)), POINTS, device)
+    ours = PointSet(Subset(split, np.arange(count)), POINTS, device)
     epoch = ours.training(batch, AUGMENTATION, seed=0)
 
     def check() -> None:

@@ -1,4 +1,4 @@
-"""What a student is taught with: the views, the visibility, the codes."""
+"""The targets of a student: the views, the visibility, the codes."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from data.bank import Bank
 from data.storage import open_split, unpack_visibility
-from data.targets import _derangement, choose_views, load_teaching
+from data.targets import _derangement, choose_views, load_targets
 from utils.errors import ConfigError, DataError
 from utils.settings import DistillSettings
 
@@ -24,29 +24,29 @@ def split(workshop):
 
 def teach(split, workshop, fields=EVERYTHING, seed=3, **settings):
     settings = DistillSettings(bank=str(workshop.bank), **settings)
-    return load_teaching(split, POINTS, fields, settings, seed)
+    return load_targets(split, POINTS, fields, settings, seed)
 
 
-def seen(teaching):
-    return unpack_visibility(teaching.visibility, teaching.num_views)
+def seen(targets):
+    return unpack_visibility(targets.visibility, targets.num_views)
 
 
 def test_stored_visibility_and_codes_are_the_default(split, workshop):
-    teaching = teach(split, workshop)
+    targets = teach(split, workshop)
     stored = unpack_visibility(split.visibility()[:, :POINTS], split.num_views)
-    assert np.array_equal(seen(teaching), stored)
+    assert np.array_equal(seen(targets), stored)
     bank = Bank(workshop.bank)
-    assert np.array_equal(teaching.view_codes, bank.view_codes(split.ids))
-    assert np.array_equal(teaching.codes, bank.codes(split.ids))
+    assert np.array_equal(targets.view_codes, bank.view_codes(split.ids))
+    assert np.array_equal(targets.codes, bank.codes(split.ids))
 
 
 def test_only_what_is_asked_for_is_read(split):
-    nothing = load_teaching(split, POINTS, ("points", "label"), DistillSettings(), 0)
+    nothing = load_targets(split, POINTS, ("points", "label"), DistillSettings(), 0)
     assert nothing.bank is None and nothing.visibility is None
-    seeing = load_teaching(split, POINTS, ("visibility",), DistillSettings(), 0)
+    seeing = load_targets(split, POINTS, ("visibility",), DistillSettings(), 0)
     assert seeing.bank is None and seeing.view_codes is None
     with pytest.raises(ConfigError, match="distill.bank=FILE"):
-        load_teaching(split, POINTS, ("codes",), DistillSettings(), 0)
+        load_targets(split, POINTS, ("codes",), DistillSettings(), 0)
 
 
 def test_fewer_views_keep_rows_and_codes_together(split, workshop):
@@ -81,9 +81,9 @@ def test_random_visibility_keeps_the_counts_and_nothing_else(split, workshop):
 def test_all_points_or_those_that_are_not_hidden(split, workshop):
     assert seen(teach(split, workshop, visibility="all")).all()
     settings = DistillSettings(visibility="hpr", views=4)
-    teaching = load_teaching(split, split.num_points, ("visibility",), settings, seed=0)
+    targets = load_targets(split, split.num_points, ("visibility",), settings, seed=0)
     stored = unpack_visibility(split.visibility(), split.num_views)[..., [0, 3, 6, 9]]
-    assert 0.75 < (seen(teaching) == stored).mean() < 1.0
+    assert 0.75 < (seen(targets) == stored).mean() < 1.0
 
 
 def test_shuffled_codes_are_those_of_other_shapes(split, workshop):
