@@ -1,7 +1,6 @@
 """The house itself: who imports whom, shell scripts, the README's commands."""
 
 import ast
-import importlib.util
 import os
 import re
 import subprocess
@@ -14,7 +13,6 @@ from conftest import ROOT, run_program
 from parse_line import parse_line
 
 import train_student
-from scripts.demo import locate
 from utils.settings import StudentConfig, TeacherConfig
 
 OURS = {"data", "models", "utils", "scripts", "tests"}
@@ -190,18 +188,6 @@ def test_the_archive_of_the_meshes_is_unpacked_and_cleared(tmp_path):
     done = parse_script("prepare_psb26.sh", tmp_path, "nothing.tar.xz")
     assert done.returncode == 2
     assert done.stderr.startswith("usage:")
-
-
-def test_the_commands_of_the_readme_exist():
-    text = (ROOT / "README.md").read_text()
-    programs = re.findall(r"^(?:python|torchrun \S+) (\w+\.py|-m \S+)", text, re.MULTILINE)
-    assert len(programs) >= 6
-    for program in programs:
-        assert importlib.util.find_spec(locate(program.split())[0]), program
-    for script in re.findall(r"bash (scripts/\S+\.sh)", text):
-        assert (ROOT / script).is_file()
-    for config in re.findall(r"scripts/configs/\S+\.yaml", text):
-        assert (ROOT / config).is_file()
 
 
 def test_no_private_places_are_named():
