@@ -1,9 +1,9 @@
-"""Draw a shape of a prepared set: all views, and the cloud coloured by what one view sees; with
-part labels also the label images, and the cloud coloured by parts.
+"""Draw a shape of a prepared set: its views, and its points coloured by what one view sees; with
+part labels also the label images, and the points coloured by parts.
 
     python -m data.show NAME ID [--view 0] [--output FILE.png]
 
-The cloud is drawn twice: from the camera whose visibility colours it, where all that is seen
+The points are drawn twice: by the camera whose visibility colours them, where all that is seen
 should lie in front, and from a quarter turn to the side, where the unseen back shows.
 """
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
@@ -25,7 +27,15 @@ from data.storage import SPLITS, PreparedSplit, open_split, unpack_visibility
 from utils.errors import ConfigError, DataError, run_main
 from utils.files import atomic_path
 
-SEEN, UNSEEN = "#d95f02", "#b3bcc9"
+TITLE = {"loc": "left", "fontsize": 9}
+SEEN, UNSEEN, FRAME = "#d95f02", "#8fa3bd", "#d5dae1"
+ROWS = 2  # of views; a cloud is as high as all of them
+CELL, HEAD, MARGIN = 1.2, 0.4, 0.1  # inches: side of a view, what is written above, the edge
+BORDER = 0.06  # around the shape, in parts of its size
+FADE = 0.5  # how far the farthest points go towards white
+# of parts, told apart by most people who see fewer colours (after Paul Tol)
+PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
+QUARTER_TURN = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])  # about z
 
 
 def find_shape(name: str, shape_id: str, root: str | Path = "data") -> tuple[PreparedSplit, int]:
@@ -45,104 +55,122 @@ def find_shape(name: str, shape_id: str, root: str | Path = "data") -> tuple[Pre
 
 
 def draw_shape(split: PreparedSplit, index: int, view: int) -> Figure:
-    """The sheet of one shape.
+    """The sheet of one shape: a band of views, and one of label images where there are any.
 
     Raises:
         ConfigError: the set has no such view.
     """
     if not 0 <= view < split.num_views:
         raise ConfigError(f"--view is {view}, expected 0 to {split.num_views - 1}")
-    parts = split.parts()[index] if split.part_names else None
-    colours = part_colours(len(split.part_names.get(split.class_names[split.labels[index]], [])))
-    columns = -(-split.num_views // 3)  # three rows of views, then the clouds beside them
-    rows = 2 if split.has_part_images else 1
-    figure = Figure(figsize=(1.6 * columns + 6.4, 5.4 * rows), layout="constrained")
-    figure.suptitle(_title(split, index))
-    grid = figure.subfigures(rows, 2, width_ratios=(1.6 * columns, 6.4), squeeze=False)
-    _draw_images(grid[0, 0], split.views(index), view)
-    if split.has_part_images:
-        _draw_images(grid[1, 0], colours[split.part_images(index)], view)
     points = split.points()[index]
     seen = unpack_visibility(split.visibility()[index], split.num_views)[:, view]
-    here, side = _draw_clouds(grid[0, 1], split, points, np.where(seen, SEEN, UNSEEN), view)
-    here.set_title(f"from view {view}: {seen.mean():.0%} of {len(seen):,} points seen", fontsize=9)
-    side.set_title("the same colours from the side", fontsize=9)
-    if parts is not None and split.has_part_images:
-        here, _ = _draw_clouds(grid[1, 1], split, points, colours[parts] / 255, view)
-        _name_parts(here, split, index, colours)
-    return figure
+    size = f"{split.image_size} x {split.image_size}"
+    bands = _make_bands(split, 2 if split.has_part_images else 1)
+    colours = np.where(seen[:, None], to_rgb(SEEN), to_rgb(UNSEEN))  # (P, 3)
+    axes = _draw_band(bands[0], split, view, split.views(index), points, colours)
+    axes[0].set_title(f"{split.ids[index]}: {split.num_views} views of {size} pixels", **TITLE)
+    axes[-2].set_title(
+        f"view {view} sees {100 * seen.mean():.0f} % of {len(seen):,} points", **TITLE
+    )
+    axes[-1].set_title("the same points from the side", **TITLE)
+    if split.has_part_images:
+        names = split.part_names.get(split.class_names[split.labels[index]], [])
+        palette = part_colours(len(names))
+        images, colours = palette[split.part_images(index)], palette[split.parts()[index]] / 255
+        axes = _draw_band(bands[1], split, view, images, points, colours)
+        axes[0].set_title("the part that each pixel shows", **TITLE)
+        _name_parts(axes[-2], names, palette)
+    return bands[0].figure
 
 
 def part_colours(count: int) -> np.ndarray:
     """(256, 3) uint8, a colour for every stored part number of a class of ``count`` parts."""
     colours = np.zeros((256, 3), np.uint8)  # black for UNLABELLED
-    hues = matplotlib.colormaps["turbo"](np.linspace(0.08, 0.92, max(count, 1)))[:count, :3]
-    colours[:count] = (255 * hues).round()
+    hues = np.array([to_rgb(colour) for colour in PALETTE])
+    if count > len(hues):
+        hues = matplotlib.colormaps["turbo"](np.linspace(0.08, 0.92, count))[:, :3]
+    colours[:count] = (255 * hues[:count]).round()
     colours[BACKGROUND] = 255
     return colours
 
 
-def _draw_images(area: SubFigure, images: np.ndarray, view: int) -> None:
-    axes = area.subplots(3, -(-len(images) // 3)).flat
-    for number, (place, image) in enumerate(zip(axes, images, strict=False)):
-        place.imshow(image, cmap="gray", vmin=0, vmax=255)
-        place.set_title(f"view {number}", fontsize=8, color=SEEN if number == view else "black")
-    for place in area.axes:
-        place.axis("off")
+def _make_bands(split: PreparedSplit, count: int) -> Sequence[SubFigure]:
+    """Subfigures below one another, in which every view is a square of ``CELL`` inches."""
+    width = CELL * (-(-split.num_views // ROWS) + 2 * ROWS) + 2 * MARGIN
+    height = HEAD + ROWS * CELL + MARGIN
+    left, bottom, top = MARGIN / width, MARGIN / height, 1 - HEAD / height
+    bands = Figure(figsize=(width, count * height)).subfigures(count, 1, squeeze=False)[:, 0]
+    for band in bands:
+        band.subplots_adjust(left, bottom, 1 - left, top, wspace=0.06, hspace=0.06)
+    return bands
 
 
-def _draw_clouds(
-    area: SubFigure, split: PreparedSplit, points: np.ndarray, colours: np.ndarray, view: int
-) -> tuple[Axes, Axes]:
-    """The cloud from a view and from a quarter turn to its side."""
-    here, side = area.subplots(1, 2)
-    _draw_cloud(here, split, points, colours, split.extrinsics[view])
-    _draw_cloud(side, split, points, colours, split.extrinsics[view] @ _quarter_turn())
-    return here, side
-
-
-def _name_parts(axes: Axes, split: PreparedSplit, index: int, colours: np.ndarray) -> None:
-    names = split.part_names.get(split.class_names[split.labels[index]], [])
-    handles = [Patch(color=colours[n] / 255, label=name) for n, name in enumerate(names)]
-    axes.legend(handles=handles, fontsize=7, loc="upper left", frameon=False)
-
-
-def _title(split: PreparedSplit, index: int) -> str:
-    label = split.class_names[split.labels[index]]
-    return f"{label}   |   {split.ids[index]}   |   {split.name}, {split.split}"
-
-
-def _quarter_turn() -> np.ndarray:
-    """(4, 4) rotation of the world by 90 degrees about z."""
-    turn = np.eye(4)
-    turn[:2, :2] = [[0, -1], [1, 0]]
-    return turn
-
-
-def _draw_cloud(
-    axes: Axes,
+def _draw_band(
+    band: SubFigure,
     split: PreparedSplit,
+    view: int,
+    images: np.ndarray,
     points: np.ndarray,
     colours: np.ndarray,
-    extrinsics: np.ndarray,
-) -> None:
-    pixels, depth = project(points, split.intrinsics[:1], extrinsics[None])
-    order = np.argsort(-depth[0])  # the nearest last, on top
-    axes.scatter(*pixels[0][order].T, c=colours[order], s=6, linewidths=0)
-    axes.set(xlim=(0, split.image_size), ylim=(split.image_size, 0), aspect="equal")
-    axes.set(xticks=[], yticks=[])
+) -> list[Axes]:
+    """Rows of images, then the points from a view and from its side, all on one scale."""
+    columns = -(-len(images) // ROWS)
+    grid = band.add_gridspec(ROWS, columns + 2 * ROWS)
+    cameras = np.stack([split.extrinsics[view], split.extrinsics[view] @ QUARTER_TURN])
+    pixels, depths = project(points, split.intrinsics[:1], cameras)
+    for number, image in enumerate(images):
+        axes = band.add_subplot(grid[number // columns, number % columns])
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.text(0.04, 0.96, number, va="top", fontsize=7, transform=axes.transAxes)
+    for place, (pixel, depth) in enumerate(zip(pixels, depths, strict=True)):
+        left = columns + place * ROWS
+        axes = band.add_subplot(grid[:, left : left + ROWS])
+        _draw_points(axes, pixel, depth, colours)
+    corners = _window(points, split)
+    for number, axes in enumerate(band.axes):
+        axes.set(xlim=corners[0], ylim=corners[1][::-1], xticks=[], yticks=[], aspect="equal")
+        linked = number in (view, len(images))  # the view, and the points as it has them
+        axes.spines[:].set(color=SEEN if linked else FRAME, linewidth=1.8 if linked else 0.6)
+    return band.axes
 
 
-def main(arguments: list[str] | None = None) -> None:
+def _window(points: np.ndarray, split: PreparedSplit) -> np.ndarray:
+    """(2, 2) smallest and largest u, then v, of a square that holds the shape in every view."""
+    pixels, _ = project(points, split.intrinsics, split.extrinsics)
+    low, high = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
+    half = (0.5 + BORDER) * (high - low).max()
+    return (low + high)[:, None] / 2 + [-half, half]
+
+
+def _draw_points(axes: Axes, pixels: np.ndarray, depth: np.ndarray, colours: np.ndarray) -> None:
+    """Points (P, 2) of one camera, the nearest last, on top, and the farthest palest."""
+    far = FADE * (depth - depth.min()) / max(np.ptp(depth), 1e-9)
+    order = np.argsort(-depth)
+    pale = colours + far[:, None] * (1 - colours)
+    axes.scatter(*pixels[order].T, c=pale[order], s=7, linewidths=0)
+
+
+def _name_parts(axes: Axes, names: list[str], palette: np.ndarray) -> None:
+    handles = [Patch(color=palette[n] / 255, label=name) for n, name in enumerate(names)]
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3, "borderpad": 0.1}
+    square = {"handlelength": 0.8, "handleheight": 0.8, "columnspacing": 1.2}
+    axes.legend(handles=handles, ncols=6, fontsize=9, frameon=False, **place, **square)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data.show", description="Draw a shape of a prepared set."
     )
     parser.add_argument("name", help="of the set")
     parser.add_argument("id", help="of the shape, such as chair/train/chair_0001")
     parser.add_argument("--root", default="data", help="where the sets are")
-    parser.add_argument("--view", type=int, default=0, help="the view that colours the cloud")
+    parser.add_argument("--view", type=int, default=0, help="the view whose points are coloured")
     parser.add_argument("--output", type=Path, help="default: expt/pictures/NAME_ID.png")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     matplotlib.use("Agg")
     split, index = find_shape(options.name, options.id, options.root)
     name = f"{split.name}_{options.id.replace('/', '_')}.png"

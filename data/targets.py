@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -100,16 +101,10 @@ def _find_visibility(
         elif source == "random":
             seen = _shuffle_rows(seen, np.random.default_rng([seed, begin, 0x5EE]))
         elif source == "hpr":
-            from data.rendering.hidden_points import (
-                hidden_point_removal,  # SciPy takes half a second
-            )
+            from data.rendering import hidden_points  # SciPy takes half a second
 
-            seen = np.stack(
-                [
-                    hidden_point_removal(cloud, cameras.centres)
-                    for cloud in clouds[begin : begin + CHUNK]
-                ]
-            )
+            see = partial(hidden_points.hidden_point_removal, centres=cameras.centres)
+            seen = np.stack([see(cloud) for cloud in clouds[begin : begin + CHUNK]])
         chunks.append(pack_visibility(seen))
     return np.concatenate(chunks)
 

@@ -12,7 +12,7 @@ and weights. On a CPU our programs keep freed memory in the process, and the pub
 two turns: as it comes, in a process with the settings of PyTorch and glibc, and in ours, whose
 settings help it as well. ``--bare`` has no such settings anywhere. The copy floor is a copy of the
 bytes that the projection has to move, timed in the same turns.
-``python -m scripts.make_tables --readme README.md`` fills the README's table from the JSON.
+``python -m scripts.make_tables --into`` fills the table of scripts/README.md from the JSON.
 """
 
 from __future__ import annotations

@@ -10,12 +10,15 @@ equal).
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from scripts.make_tables import latest
 from utils import results
 from utils.errors import DataError, run_main
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,29 +32,29 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    print(f"{choose(results.read(options.results), options.data, options.model, options.epochs):g}")
+    rows = results.frame(results.read(options.results))
+    print(f"{choose(rows, options.data, options.model, options.epochs):g}")
 
 
-def choose(rows: list[results.Result], data: str, model: str, epochs: int | None) -> float:
+def choose(rows: DataFrame, data: str, model: str, epochs: int | None) -> float:
     """The task weight whose baselines do best on the validation split.
 
     Raises:
         DataError: no baseline of this model was tested on a validation split of this set.
     """
-    scores: dict[float, list[float]] = defaultdict(list)
-    for row in latest(rows):
-        setting = (row.data, row.model, row.epochs, row.split, row.method)
-        if setting == (data, model, epochs or row.epochs, "val", "baseline"):
-            segmentation = row.task == "segmentation"
-            value = row.instance_miou if segmentation else row.overall
-            scores[task_weight(row.recipe)].append(value)
-    if not scores:
+    rows = latest(rows)
+    rows = rows[(rows.data == data) & (rows.model == model)]
+    rows = rows[(rows.split == "val") & (rows.method == "baseline")]
+    if epochs:
+        rows = rows[rows.epochs == epochs]
+    if rows.empty:
         raise DataError(
             f"no baseline of {model} with {epochs or 'any'} epochs was tested on the validation "
             f"split of {data}: train with loss.distill=0 protocol.val_fraction=0.2 and test with "
             "--split val"
         )
-    return min(scores, key=lambda weight: (-mean(scores[weight]), weight))
+    scores = rows.overall.where(rows.task != "segmentation", rows.instance_miou)
+    return scores.groupby(rows.recipe.map(task_weight)).agg(mean).idxmax()  # the first of the best
 
 
 def task_weight(recipe: str) -> float:

@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     cameras = make_cameras(find_rig(options.rig), options.image_size)
-    print("| points | method | accuracy | precision | recall | IoU | ms a shape |")
+    print("| points | method | accuracy | precision | recall | IoU | ms per shape |")
     print("|---|---|---|---|---|---|---|")
     for count in options.points:
         clouds = make_clouds(options.shapes, count, cameras, options.random)
@@ -103,14 +103,11 @@ def methods(cameras: Cameras) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, float]:
     """Accuracy, precision, recall and intersection over union of two boolean arrays."""
-    both = np.count_nonzero(found & truth)
-    accuracy = np.mean(found == truth)
-    return (
-        float(accuracy),
-        both / max(np.count_nonzero(found), 1),
-        both / max(np.count_nonzero(truth), 1),
-        both / max(np.count_nonzero(found | truth), 1),
-    )
+    from sklearn.metrics import accuracy_score, jaccard_score, precision_score, recall_score
+
+    found, truth = found.ravel(), truth.ravel()
+    ratios = (precision_score, recall_score, jaccard_score)
+    return accuracy_score(truth, found), *(r(truth, found, zero_division=0) for r in ratios)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ MODELNET40 = """
 VIEW_SIDE = 224
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", metavar="IN", help="published state dict")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
@@ -45,6 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if Path(options.target).is_dir():
         parser.error(f"OUT {options.target} is a folder: name the checkpoint to write")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     converted = convert(read_state(options.source), options.source)
     release, build = converted.release, converted.build
     classes = read_names(options.classes, build) if options.classes else class_names(build)

@@ -76,7 +76,7 @@ def test_the_tables_of_a_readme_are_filled(figures, tmp_path):
     readme.write_text(region.format("bench_cpu") + region.format("bench_cuda"))
     columns = (ROOT / "expt" / "results.csv").read_text().splitlines()[0]
     (tmp_path / "results.csv").write_text(columns + "\n")
-    arguments = ["--results", str(tmp_path / "results.csv"), "--readme", str(readme)]
+    arguments = ["--results", str(tmp_path / "results.csv"), "--into", str(readme)]
     make_tables.main(arguments)
     text = readme.read_text()
     assert "| kNN |" in text and "old" not in text

@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import multiprocessing
+import os
+import time
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from models.students import ENCODERS
 from scripts import make_tables
@@ -61,9 +64,11 @@ def test_accuracies_of_a_known_confusion():
 
 
 def test_classes_outside_the_range_are_refused():
-    for labels, predictions in (([0, 4], [0, 1]), ([0, -1], [0, 1]), ([0], [0, 1])):
-        with pytest.raises(ValueError, match="class|labels"):
+    for labels, predictions in (([0, 4], [0, 1]), ([0, 1], [0, -1]), ([4], [5])):
+        with pytest.raises(ValueError, match=r"^class -?\d\.\.\d outside 0\.\.3$"):
             confusion_matrix(np.array(labels), np.array(predictions), 4)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        confusion_matrix(np.array([0]), np.array([0, 1]), 4)
 
 
 def test_rows_come_back_with_their_types(tmp_path):
@@ -72,6 +77,61 @@ def test_rows_come_back_with_their_types(tmp_path):
     for one in rows:
         results.append(table, one)
     assert results.read(table) == rows
+
+
+def test_an_empty_or_an_edited_table_gets_whole_rows(tmp_path):
+    table = tmp_path / "results.csv"
+    table.touch()  # an empty file is an empty table
+    results.append(table, row())
+    table.write_text(table.read_text().rstrip("\n"))  # an editor that ends without a line feed
+    results.append(table, row(seed=1))
+    assert results.read(table) == [row(), row(seed=1)]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", ".results.csv.lock"}
+
+
+def hold_the_lock(path, started):
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        started.set()
+        time.sleep(600)
+
+
+def test_a_killed_program_leaves_no_lock(tmp_path):
+    table = tmp_path / "results.csv"
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    holder = context.Process(target=hold_the_lock, args=(table, started))
+    holder.start()
+    assert started.wait(60)
+    writer = context.Process(target=results.append, args=(table, row()))
+    writer.start()
+    writer.join(0.5)
+    assert writer.is_alive() and not table.exists()  # it waits for the other one
+    holder.kill()
+    writer.join(60)
+    assert results.read(table) == [row()]
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/results.csv cannot be written .*another table"):
+        results.append(tmp_path / "file" / "results.csv", row())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to this user")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="results.csv cannot be written"):
+        results.append(tmp_path / "results.csv", row())
+    tmp_path.chmod(0o700)
+
+
+def test_a_frame_has_numbers_and_gaps():
+    found = results.frame([row(), row(seed=1, mean_class=None)])
+    assert list(found.columns) == results.COLUMNS
+    assert found.seed.tolist() == [0, 1] and found.seed.dtype == np.int64
+    assert found.mean_class.isna().tolist() == [False, True]
+    assert found.deviation.isna().all() and found.deviation.dtype == np.float64
+    assert results.frame([]).empty
 
 
 def append_many(path, first):
@@ -107,7 +167,7 @@ def test_seeds_are_joined_and_reruns_are_not_counted_twice(tmp_path):
         results.append(table, one)
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table Set -->\nold\n<!-- end of table -->\nafter\n")
-    make_tables.main(["--results", str(table), "--readme", str(readme)])
+    make_tables.main(["--results", str(table), "--into", str(readme)])
     text = readme.read_text()
     assert text.startswith("before\n<!-- table Set -->\n| model")
     assert text.endswith("<!-- end of table -->\nafter\n")
@@ -117,7 +177,7 @@ def test_seeds_are_joined_and_reruns_are_not_counted_twice(tmp_path):
     assert text.index("resnet18 (teacher)") < text.index("pointnet, 1024 points")
     readme.write_text("nothing to fill\n")
     with pytest.raises(DataError, match="no <!-- table"):
-        make_tables.main(["--results", str(table), "--readme", str(readme)])
+        make_tables.main(["--results", str(table), "--into", str(readme)])
     with pytest.raises(DataError, match="no row for Other"):
         make_tables.main(["--results", str(table), "--data", "Other"])
 
@@ -131,13 +191,13 @@ def test_the_weight_is_chosen_on_validation_rows_only():
         row(run="d", recipe="task 0.1; sgd", overall=99.0, split="val"),
         row(run="e", recipe="task 0.1; sgd", overall=99.0, model="dgcnn", **held),
     ]
-    assert choose(rows, "Set", "pointnet", 30) == 1.0
+    assert choose(results.frame(rows), "Set", "pointnet", 30) == 1.0
     rows.append(row(run="f", recipe="task 0.1; sgd", overall=60.0, **held))
     rows.append(row(run="g", recipe="task 1; sgd", overall=99.0, epochs=100, **held))
-    assert choose(rows, "Set", "pointnet", 30) == 0.1
+    assert choose(results.frame(rows), "Set", "pointnet", 30) == 0.1
     assert task_weight("task 0.25 transform 0.001; sgd 0.1, batch 16") == 0.25
     with pytest.raises(DataError, match="no baseline of curvenet"):
-        choose(rows, "Set", "curvenet", 30)
+        choose(results.frame(rows), "Set", "curvenet", 30)
 
 
 def test_checkpoints_are_equal_bytes_and_hold_no_code(tmp_path):
@@ -193,7 +253,8 @@ def test_an_older_table_is_read_and_gets_the_new_columns_with_its_next_row(tmp_p
     results.append(table, newer)
     assert table.read_text().startswith(",".join(results.COLUMNS) + "\n")
     assert results.read(table) == [row(), row(run="b, with a comma"), newer]
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".csv"] == []
+    left = {path.name for path in tmp_path.iterdir() if path.suffix != ".csv"}
+    assert left == {".results.csv.lock", ".cut.csv.lock"}
 
 
 def write_old_form(path, rows):
@@ -239,7 +300,7 @@ def test_each_kind_has_its_own_rows():
         ),
         row(data="ModelNet40", run="Set_ablation_l2_s0", method="pointmcd, l2"),
     ]
-    rows = make_tables.latest(rows)
+    rows = make_tables.latest(results.frame(rows))
     assert len(rows) == 6
     whole = make_tables.table(rows, "ModelNet40")
     assert "l2" not in whole
@@ -258,18 +319,30 @@ def test_each_kind_has_its_own_rows():
     widths = {line.count("|") for line in probes.splitlines()}
     assert len(widths) == 1
     with pytest.raises(DataError, match=r"no row for Set \(probe\)"):
-        make_tables.table([row()], "Set", "probe")
+        make_tables.table(make_tables.latest(results.frame([row()])), "Set", "probe")
+
+
+def test_several_files_are_filled(tmp_path, monkeypatch):
+    table, files = tmp_path / "results.csv", [tmp_path / "one.md", tmp_path / "two.md"]
+    results.append(table, row())
+    for chosen in ([], files[:1], files):
+        for file in files:
+            file.write_text("<!-- table Set -->\n<!-- end of table -->\n")
+        monkeypatch.setattr(make_tables, "DOCUMENTS", files[1:])
+        make_tables.main(["--results", str(table), "--into", *map(str, chosen)])
+        filled = [file for file in files if "| pointmcd |" in file.read_text()]
+        assert filled == (chosen or files[1:])
 
 
 def test_markers_name_the_kind(tmp_path):
     table, readme = tmp_path / "results.csv", tmp_path / "README.md"
     results.append(table, row(task="svm", protocol="linear SVM, C 1 of 1"))
     readme.write_text("<!-- table Set probe -->\n<!-- end of table -->\n")
-    make_tables.main(["--results", str(table), "--readme", str(readme)])
+    make_tables.main(["--results", str(table), "--into", str(readme)])
     assert "| linear SVM, C 1 of 1 |" in readme.read_text()
     readme.write_text("<!-- table Set probes -->\n<!-- end of table -->\n")
     with pytest.raises(ConfigError, match="kind 'probes'"):
-        make_tables.main(["--results", str(table), "--readme", str(readme)])
+        make_tables.main(["--results", str(table), "--into", str(readme)])
 
 
 def test_published_figures_have_a_value_and_a_source():
@@ -310,4 +383,4 @@ def test_the_weight_of_part_segmentation_is_chosen_by_its_miou():
         row(run="a", recipe="task 0.1; sgd", overall=99.0, instance_miou=50.0, **held),
         row(run="b", recipe="task 1; sgd", overall=40.0, instance_miou=60.0, epochs=20, **held),
     ]
-    assert choose(rows, "Set", "pointnet", None) == 1.0
+    assert choose(results.frame(rows), "Set", "pointnet", None) == 1.0

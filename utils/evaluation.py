@@ -23,13 +23,7 @@ from utils.part_metrics import PartScore, Ranges, part_counts, restrict_to_categ
 
 Batch = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
-METRICS = (
-    "overall",
-    "instance_miou",
-    "class_miou",
-    "instance_miou_lenient",
-    "class_miou_lenient",
-)
+METRICS = ("overall", "instance_miou", "class_miou", "instance_miou_lenient", "class_miou_lenient")
 
 
 @dataclass(frozen=True)

@@ -131,24 +131,16 @@ def score_parts(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> P
     if foreign.any():
         raise ValueError(f"{foreign.sum()} shapes have labels of another category's parts")
     occurring = np.bincount(categories, minlength=len(ranges))
-    means = []
-    for lenient in (False, True):
-        ious = 100.0 * shape_ious(counts[..., :parts], mask, lenient)
+    overall = 100.0 * counts[:, 0].sum() / counts[:, 2].sum()
+    found = {"overall": float(overall), "shapes": occurring}
+    for rule in ("", "_lenient"):
+        ious = 100.0 * shape_ious(counts[..., :parts], mask, lenient=rule == "_lenient")
         with np.errstate(invalid="ignore"):
             per_category = np.bincount(categories, ious, minlength=len(ranges)) / occurring
-        means.append((float(ious.mean()), float(np.nanmean(per_category)), per_category))
-    overall = 100.0 * counts[:, 0].sum() / counts[:, 2].sum()
-    (instance, by_class, table), (instance_lenient, by_class_lenient, table_lenient) = means
-    return PartScore(
-        overall=float(overall),
-        instance_miou=instance,
-        class_miou=by_class,
-        instance_miou_lenient=instance_lenient,
-        class_miou_lenient=by_class_lenient,
-        per_category=table,
-        per_category_lenient=table_lenient,
-        shapes=occurring,
-    )
+        found[f"instance_miou{rule}"] = float(ious.mean())
+        found[f"class_miou{rule}"] = float(np.nanmean(per_category))
+        found[f"per_category{rule}"] = per_category
+    return PartScore(**found)
 
 
 def part_metrics(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, float]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import fcntl
-import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from utils.errors import DataError
+from filelock import FileLock
+
+from utils.errors import ConfigError, DataError
 from utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -58,44 +58,23 @@ REQUIRED = [field.name for field in fields(Result) if field.default is MISSING]
 
 
 def append(path: str | Path, result: Result) -> None:
-    """Add a row; safe when several processes append at once.
+    """Add a row; safe when several processes append at once, and whole if one is killed.
 
     Raises:
         DataError: the file has other columns, or a row that cannot be read.
+        ConfigError: it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path) as file:
-        header = file.readline().strip()
-        if header and header.split(",") != COLUMNS:
-            rows = read(path)  # of an older form, or refused here
-            with atomic_path(path) as temporary:
-                temporary.write_text(_text([*rows, result], header=True))
-            return
-        # in one piece, so that a kill leaves no part of a row
-        file.write(_text([result], header=not header))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[TextIO]:
-    """The file, open to append, at its beginning and for this process alone."""
-    while True:
-        with open(path, "a+", newline="") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # While this one waited, another may have put a new file in its place.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.seek(0)
-                yield file
-                return
-
-
-def _text(rows: list[Result], header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)  # None becomes an empty field
-    return text.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            known = read(path) if path.is_file() and path.stat().st_size else []
+            with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(asdict(row) for row in [*known, result])  # None: an empty field
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): give another table") from error
 
 
 def read(path: str | Path) -> list[Result]:
@@ -133,3 +112,11 @@ def _value(name: str, text: str | None) -> Any:
     if kind.endswith("| None") and text == "":
         return None
     return {"int": int, "float": float, "str": str}[kind.split(" ")[0]](text)
+
+
+def frame(results: list[Result]) -> DataFrame:
+    """The rows as a table of pandas; empty fields are NaN."""
+    from pandas import DataFrame  # takes half a second, which a test that adds its row need not
+
+    figures = {name: float for name, kind in _TYPES.items() if kind.startswith("float")}
+    return DataFrame(results, columns=COLUMNS).astype(figures)

@@ -45,7 +45,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             "it as it is (init=, test.py)"
         )
     state = next((found[name] for name in WRAPPERS if name in found), found)
-    if not isinstance(state, dict) or not state or not _all_tensors(state):
+    tensors = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not tensors or not state:
         raise DataError(
             f"{path} holds no state dict: expected names with tensors, bare or in "
             f"{' or '.join(map(repr, WRAPPERS))}, found {_outline(content)}"
@@ -53,10 +56,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
-
-
-def _all_tensors(state: dict) -> bool:
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
 
 
 def _outline(content: Any) -> str:

@@ -9,7 +9,7 @@ from data.synthetic.shapes import CLASSES, generate
 from utils.errors import run_main
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data.synthetic", description="Generate the embedded shapes as OFF meshes."
     )
@@ -17,7 +17,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=20, help="training shapes per class")
     parser.add_argument("--test", type=int, default=10, help="test shapes per class")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     generate(options.folder, options.seed, options.train, options.test)
     total = len(CLASSES) * (options.train + options.test)
     print(f"{total} shapes of {len(CLASSES)} classes in {options.folder}")
