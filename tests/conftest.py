@@ -82,6 +82,26 @@ class Workshop:
     def student(self, name: str) -> Path:
         return self.folder / "ckpt" / "student" / f"{name}.pth"
 
+    def pixel_arguments(self, recipe: str, name: str, *arguments: str) -> list[str]:
+        """Arguments of train_teacher.py for one epoch of three steps on small views."""
+        return [
+            f"scripts/configs/recipes/{recipe}.yaml",
+            "scripts/configs/sets/demo_pixels.yaml",
+            "data.name=Tiny",
+            f"data.root={self.root}",
+            "data.size=16",
+            "train.epochs=1",
+            "train.batch_size=16",
+            "train.eval_every=1",
+            "train.pictures=false",
+            "run.device=cpu",
+            "run.threads=1",
+            f"run.name={name}",
+            f"run.runs={self.folder}/runs",
+            f"run.checkpoints={self.folder}/ckpt",
+            *arguments,
+        ]
+
 
 def prepare_tiny(root: Path, name: str = "Tiny", *arguments: str) -> None:
     """16 classes, 3 + 2 shapes each, 512 points, 12 views of 32 x 32."""
@@ -107,6 +127,16 @@ def workshop(tmp_path_factory) -> Workshop:
     teacher, bank = folder / "ckpt" / "teacher" / "teacher.pth", folder / "bank.h5"
     export_teacher.main([str(teacher), "--output", str(bank), "--device", "cpu", "--threads", "1"])
     return Workshop(folder, root, teacher, bank)
+
+
+@pytest.fixture(scope="session")
+def pixel_teachers(workshop) -> tuple[Path, Path]:
+    """An autoencoder, and the teacher of parts that starts from its backbone."""
+    folder = workshop.folder / "ckpt" / "teacher"
+    train_teacher.main(workshop.pixel_arguments("teacher_autoencoder", "autoencoder"))
+    init = f"init={folder}/autoencoder.pth"
+    train_teacher.main(workshop.pixel_arguments("teacher_partseg", "partseg", init))
+    return folder / "autoencoder.pth", folder / "partseg.pth"
 
 
 def run_program(

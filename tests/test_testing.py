@@ -8,10 +8,10 @@ import torch
 
 import test as test_program
 import train_student
-import train_teacher
 from data.storage import open_split
 from models import load_model
 from utils import results
+from utils.checkpoint import read_model
 from utils.errors import ConfigError, DataError
 
 
@@ -106,31 +106,20 @@ def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_
         )
 
 
-@pytest.mark.parametrize("task", ["autoencoder", "partseg"])
-def test_a_teacher_of_pixels_is_tested(workshop, tmp_path, capsys, task):
-    arguments = [
-        f"scripts/configs/recipes/teacher_{task}.yaml",
-        "scripts/configs/sets/demo_pixels.yaml",
-    ]
-    arguments += ["data.name=Tiny", "train.epochs=1"]
-    arguments += [
-        f"data.root={workshop.root}",
-        f"run.name={task}",
-        f"run.runs={workshop.folder}/runs",
-    ]
-    arguments += [f"run.checkpoints={workshop.folder}/ckpt", "run.device=cpu", "run.threads=1"]
-    train_teacher.main([*arguments, "train.pictures=false"])
-    said = capsys.readouterr().out
-    table, path = tmp_path / "r.csv", workshop.folder / "ckpt" / "teacher" / f"{task}.pth"
-    test_program.main([str(path), "--results", str(table), "--pictures", str(tmp_path)])
+@pytest.mark.slow
+def test_teachers_of_pixels_are_tested(pixel_teachers, tmp_path, capsys):
+    first, second = pixel_teachers
+    common = ["--results", str(tmp_path / "r.csv"), "--pictures", str(tmp_path)]
+    test_program.main([str(first), *common])
     printed = capsys.readouterr().out
-    assert (tmp_path / f"{task}_Tiny_test.png").stat().st_size > 5000
-    if task == "autoencoder":
-        assert not table.exists()  # it has no accuracy
-        error = float(printed.split("mean absolute error ")[1].split()[0])
-        assert error == pytest.approx(float(said.split("eval/pixel ")[1].split()[0]), abs=1e-3)
-    else:
-        (row,) = results.read(table)
-        assert "of the pixels right" in printed
-        logged = float(said.split("eval/instance_miou ")[1].split()[0])
-        assert row.instance_miou == pytest.approx(logged, abs=0.1)
+    assert not (tmp_path / "r.csv").exists()  # it has no accuracy
+    error = float(printed.split("mean absolute error ")[1].split()[0])
+    logged = read_model(first)["training"]["metrics"]["eval/pixel"]
+    assert error == pytest.approx(logged, abs=1e-3)
+    test_program.main([str(second), *common])
+    (row,) = results.read(tmp_path / "r.csv")
+    assert "of the pixels right" in capsys.readouterr().out
+    logged = read_model(second)["training"]["metrics"]["eval/instance_miou"]
+    assert row.instance_miou == pytest.approx(logged, abs=0.1)
+    for path in pixel_teachers:
+        assert (tmp_path / f"{path.stem}_Tiny_test.png").stat().st_size > 5000

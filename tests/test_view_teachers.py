@@ -312,33 +312,10 @@ def test_a_bank_without_logits(tmp_path):
     assert not (tmp_path / "no.h5").exists()
 
 
-def arguments_for(workshop, recipe, name, *arguments):
-    """Arguments of train_teacher.py for one epoch of three steps."""
-    return [
-        f"scripts/configs/recipes/{recipe}.yaml",
-        "scripts/configs/sets/demo_pixels.yaml",
-        "data.name=Tiny",
-        f"data.root={workshop.root}",
-        "train.epochs=1",
-        "data.size=16",
-        "train.batch_size=16",
-        "train.eval_every=1",
-        "run.device=cpu",
-        "run.threads=1",
-        f"run.name={name}",
-        f"run.runs={workshop.folder}/runs",
-        f"run.checkpoints={workshop.folder}/ckpt",
-        *arguments,
-    ]
-
-
-def test_from_pixels_to_a_bank(workshop, tmp_path):
+@pytest.mark.slow
+def test_from_pixels_to_a_bank(workshop, pixel_teachers, tmp_path):
     """The autoencoder gives the segmentation teacher its backbone; both export codes."""
-    train_teacher.main(arguments_for(workshop, "teacher_autoencoder", "images"))
-    first = workshop.folder / "ckpt" / "teacher" / "images.pth"
-    arguments = arguments_for(workshop, "teacher_partseg", "part_teacher", f"init={first}")
-    train_teacher.main(arguments)
-    second = first.with_name("part_teacher.pth")
+    first, second = pixel_teachers
     split = open_split("Tiny", "test", workshop.root)
 
     content = read_model(second, "teacher")
@@ -361,7 +338,9 @@ def test_from_pixels_to_a_bank(workshop, tmp_path):
         np.testing.assert_allclose(codes, out.view_codes.numpy(), rtol=2e-3, atol=2e-3)
         np.testing.assert_array_equal(bank.codes([split.ids[5]]), codes.max(axis=1))
 
-    with pytest.raises(ConfigError, match="loss.shape: ViewSegmentation"):
-        train_teacher.main([*arguments, "loss.shape=1", "run.restart=true"])
+    arguments = workshop.pixel_arguments("teacher_partseg", "partseg")
     with pytest.raises(ConfigError, match="another configuration"):
-        train_teacher.main(arguments_for(workshop, "teacher_partseg", "part_teacher"))
+        train_teacher.main(arguments)
+    arguments += [f"init={first}", "loss.shape=1", "run.restart=true"]
+    with pytest.raises(ConfigError, match="loss.shape: ViewSegmentation"):
+        train_teacher.main(arguments)
