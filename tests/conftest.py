@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import export_teacher
+import train_student
 import train_teacher
 from data.prepare import __main__ as prepare
 
@@ -127,6 +128,12 @@ def workshop(tmp_path_factory) -> Workshop:
     teacher, bank = folder / "ckpt" / "teacher" / "teacher.pth", folder / "bank.h5"
     export_teacher.main([str(teacher), "--output", str(bank), "--device", "cpu", "--threads", "1"])
     return Workshop(folder, root, teacher, bank)
+
+
+@pytest.fixture(scope="session")
+def distilled(workshop) -> Path:
+    train_student.main(workshop.student_arguments("distilled"))
+    return workshop.student("distilled")
 
 
 @pytest.fixture(scope="session")

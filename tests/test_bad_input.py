@@ -40,16 +40,10 @@ def prepared(arguments):
     prepare.prepare(prepare.parse(arguments))
 
 
-@pytest.fixture(scope="module")
-def student(workshop):
-    train_student.main(workshop.student_arguments("for_bad_input", "train.epochs=1"))
-    return workshop.student("for_bad_input")
-
-
-def test_missing_and_unknown_sets(workshop, refused, student):
+def test_missing_and_unknown_sets(workshop, refused, distilled):
     line = refused(train_student.main, workshop.student_arguments("x", "data.name=Nothing"), 3)
     assert "Nothing" in line and "data.prepare" in line
-    assert "Nothing" in refused(test_program.main, [student, "--data", "Nothing"], 3)
+    assert "Nothing" in refused(test_program.main, [distilled, "--data", "Nothing"], 3)
     assert "no bank" in refused(
         train_student.main, workshop.student_arguments("x", "distill.bank=no.h5"), 3
     )
@@ -58,7 +52,7 @@ def test_missing_and_unknown_sets(workshop, refused, student):
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5000])
-def test_truncated_files(workshop, refused, student, tmp_path, kept):
+def test_truncated_files(workshop, refused, distilled, tmp_path, kept):
     root = tmp_path / "data"
     shutil.copytree(workshop.root / "Tiny", root / "Tiny")
     whole = (root / "Tiny" / "train.h5").read_bytes()
@@ -72,12 +66,12 @@ def test_truncated_files(workshop, refused, student, tmp_path, kept):
         train_student.main, workshop.student_arguments("x", f"distill.bank={bank}"), 3
     )
     cut = tmp_path / "cut.pth"
-    whole = student.read_bytes()
+    whole = distilled.read_bytes()
     cut.write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
     assert "cut.pth" in refused(test_program.main, [cut], 3)
 
 
-def test_files_of_another_kind(workshop, refused, student, tmp_path):
+def test_files_of_another_kind(workshop, refused, distilled, tmp_path):
     arguments = workshop.student_arguments(
         "x", f"distill.bank={workshop.root / 'Tiny' / 'train.h5'}"
     )
@@ -98,14 +92,14 @@ def test_files_of_another_kind(workshop, refused, student, tmp_path):
     assert "not finite" in refused(export_teacher.main, arguments, 3)
     assert not (tmp_path / "never.h5").exists()
     assert "checkpoint of a student, expected a teacher" in refused(
-        export_teacher.main, [student], 3
+        export_teacher.main, [distilled], 3
     )
     arguments = [workshop.teacher, "--cloud", "any.xyz"]
     assert "checkpoint of a teacher, expected a student" in refused(test_program.main, arguments, 3)
     state = tmp_path / "state.pth"
     checkpoint.save(state, {"weight": 1})
     assert "not a model checkpoint" in refused(test_program.main, [state], 3)
-    content = checkpoint.read_model(student)
+    content = checkpoint.read_model(distilled)
     other = tmp_path / "other.pth"
     checkpoint.save(other, content | {"build": content["build"] | {"encoder": "dgcnn"}})
     assert "do not fit its own description" in refused(test_program.main, [other], 3)
@@ -117,13 +111,13 @@ def test_files_of_another_kind(workshop, refused, student, tmp_path):
     assert "version 99" in refused(test_program.main, [other], 3)
 
 
-def test_weights_that_do_not_fit_the_backbone(workshop, refused, student, tmp_path):
+def test_weights_that_do_not_fit_the_backbone(workshop, refused, distilled, tmp_path):
     arguments = [*TEACHER[:2], "data.name=Tiny", f"data.root={workshop.root}"]
     arguments += ["run.name=x", f"run.runs={tmp_path}"]
     line = refused(train_teacher.main, [*arguments, f"teacher.weights={workshop.teacher}"], 3)
     assert "is a checkpoint of this project already" in line
     other = tmp_path / "other.pth"
-    checkpoint.save(other, checkpoint.read_model(student)["model"])
+    checkpoint.save(other, checkpoint.read_model(distilled)["model"])
     line = refused(train_teacher.main, [*arguments, f"teacher.weights={other}"], 3)
     assert "do not fit resnet18" in line and "missing" in line
     assert "no weights at" in refused(
@@ -158,7 +152,7 @@ def test_wrong_words(workshop, refused, word, said):
     assert not (workshop.folder / "runs" / "x").exists()
 
 
-def test_clouds(workshop, refused, student, tmp_path, capfd):
+def test_clouds(workshop, refused, distilled, tmp_path, capfd):
     generator = np.random.default_rng(0)
     cloud = generator.normal(size=(300, 3))
     rows = {"good": cloud, "few": cloud[:3], "flat": cloud[:, :2], "nan": cloud.copy()}
@@ -166,11 +160,17 @@ def test_clouds(workshop, refused, student, tmp_path, capfd):
     for name, values in rows.items():
         np.savetxt(tmp_path / f"{name}.xyz", values)
     for name, said in (("few", "3 points"), ("flat", "2 columns"), ("nan", "not finite")):
-        assert said in refused(test_program.main, [student, "--cloud", tmp_path / f"{name}.xyz"], 3)
-    assert "no cloud" in refused(test_program.main, [student, "--cloud", tmp_path / "none.xyz"], 3)
+        assert said in refused(
+            test_program.main, [distilled, "--cloud", tmp_path / f"{name}.xyz"], 3
+        )
+    assert "no cloud" in refused(
+        test_program.main, [distilled, "--cloud", tmp_path / "none.xyz"], 3
+    )
     np.save(tmp_path / "good.npy", cloud)
     for suffix in ("xyz", "npy"):
-        test_program.main([str(student), "--cloud", str(tmp_path / f"good.{suffix}"), "--top", "3"])
+        test_program.main(
+            [str(distilled), "--cloud", str(tmp_path / f"good.{suffix}"), "--top", "3"]
+        )
         printed = capfd.readouterr().out.splitlines()
         assert printed[0].endswith("300 points, 128 used")
         assert len(printed) == 4
@@ -197,6 +197,7 @@ def test_tables(refused, tmp_path):
     assert "no row for the val split" in refused(make_tables.main, arguments, 3)
 
 
+@pytest.mark.slow
 def test_a_program_leaves_with_its_code_and_no_traceback(workshop):
     done = run_program("train_student.py", *workshop.student_arguments("x", "optim.lrr=1"))
     assert done.returncode == 2

@@ -28,6 +28,7 @@ def figures(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_figures_are_complete(figures):
     content = report.read(figures)
     assert content["quick"] and content["bare"]
@@ -47,6 +48,7 @@ def test_the_figures_are_complete(figures):
             assert row["forms"]["ours"]["memory_mib"] is not None
 
 
+@pytest.mark.slow
 def test_the_published_form_takes_a_turn_in_a_process_of_its_own():
     build = measure.GROUPS["projection"](TINY, CPU)["projection, float32"]
     with measure.published_apart("projection", "projection, float32", TINY) as apart:
@@ -58,6 +60,7 @@ def test_the_published_form_takes_a_turn_in_a_process_of_its_own():
     assert report.ratio(row) == forms["published"]["milliseconds"] / forms["ours"]["milliseconds"]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_every_row(figures):
     content = report.read(figures)
     lines = report.table(content).splitlines()
@@ -69,6 +72,7 @@ def test_the_table_has_a_line_for_every_row(figures):
     assert f"| {faster:.1f} |" in lines[4]
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_readme_are_filled(figures, tmp_path):
     (tmp_path / "bench_cpu.json").write_text(figures.read_text())
     readme = tmp_path / "README.md"
@@ -86,6 +90,7 @@ def test_the_tables_of_a_readme_are_filled(figures, tmp_path):
         make_tables.main(arguments)
 
 
+@pytest.mark.slow
 def test_a_table_of_speed_is_printed_by_name(figures, capsys):
     arguments = ["--results", str(figures.parent / "results.csv"), "--kind", "speed"]
     make_tables.main([*arguments, "--data", "bench_cpu"])
@@ -96,6 +101,7 @@ def test_a_table_of_speed_is_printed_by_name(figures, capsys):
         make_tables.main([*arguments, "--data", "bench_tpu"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damaged", ["", "[]", '{"rows": 3}', "no milliseconds"], ids=["empty", "list", "rows", "zero"]
 )
@@ -173,6 +179,7 @@ def test_a_wrong_gradient_of_the_projection_is_not_timed(monkeypatch):
         projection.contests(TINY, CPU)["projection, float32"]().check()
 
 
+@pytest.mark.slow
 def test_a_student_with_other_neighbours_is_not_timed(monkeypatch):
     contest = students.contests(TINY, CPU)["pointnet2_ssg, fp + bp"]()
     contest.check()
@@ -245,6 +252,7 @@ def test_operators_are_classified(name, kind):
     assert found is None if kind is None else found.startswith(kind)
 
 
+@pytest.mark.slow
 def test_the_profile_of_a_step(tmp_path, capsys):
     output = tmp_path / "profile.txt"
     arguments = ["--encoders", "pointnet2_ssg", "--batch", "2", "--points", "512", "--steps", "1"]

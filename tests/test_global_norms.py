@@ -154,6 +154,7 @@ def distance(found: dict, expected: dict, kind: str) -> float:
     return float((one - other).norm() / other.norm())
 
 
+@pytest.mark.slow
 def test_two_halves_step_exactly_like_the_whole(two):
     expected = one("smooth")
     for process in two:
@@ -161,6 +162,7 @@ def test_two_halves_step_exactly_like_the_whole(two):
             assert distance(process["smooth"], expected, kind) < 1e-12, kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_step_with_halves_like_with_the_whole(two, name):
     expected = one(name)
@@ -173,6 +175,7 @@ def test_networks_step_with_halves_like_with_the_whole(two, name):
         assert torch.equal(value, two[1][name][key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pointnet", "smooth"])
 def test_halves_with_statistics_of_their_own_step_otherwise(two, name):
     assert distance(two[0][f"{name}, apart"], one(name), "gradient") > 0.3

@@ -45,12 +45,6 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module")
-def distilled(workshop) -> Path:
-    train_student.main(workshop.student_arguments("distilled"))
-    return workshop.student("distilled")
-
-
 def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch):
     ended = []
 

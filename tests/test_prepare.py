@@ -321,13 +321,23 @@ def is_running(pid):
         return False
 
 
-def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path):
-    source = make_meshes(tmp_path / "meshes", per_split=30)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("per_split", "kills"),
+    [
+        (8, [("2", 12)]),
+        pytest.param(30, [("1", 5), ("2", 40), ("1", 80)], marks=pytest.mark.stress),
+    ],
+    ids=["once", "often"],
+)
+def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path, per_split, kills):
+    """``kills``: with how many workers, and after how many records."""
+    source = make_meshes(tmp_path / "meshes", per_split=per_split)
     run(source, tmp_path / "whole")
     root = tmp_path / "killed"
     records = root / "Set" / ".work" / "records"
     orphans = []
-    for workers, at_least in (("1", 5), ("2", 40), ("1", 80)):
+    for workers, at_least in kills:
         process = subprocess.Popen(
             command(source, root, workers), cwd=ROOT, stderr=subprocess.DEVNULL
         )

@@ -278,6 +278,7 @@ def test_wrong_options_for_meshes(tmp_path):
     assert not (tmp_path / "Shapes").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "xz", "zip"])
 def test_the_script_takes_folders_and_archives(packed, tmp_path, kind):
     given = tmp_path / "modelnet40_ply_hdf5_2048"

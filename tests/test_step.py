@@ -409,6 +409,7 @@ def test_a_graph_computes_what_eager_steps_do(name, clip, compiled):
     assert train_some(device, optim, train) == pytest.approx(eager, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_compiled_method_computes_what_it_does_as_it_is(monkeypatch):
     """As far as PyTorch's own kernels: to have a C++ compiler make others takes minutes."""
     compile_method = Mock(side_effect=functools.partial(torch.compile, backend="aot_eager"))

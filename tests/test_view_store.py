@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import prepare_tiny
 
 from data import views as view_store
 from data.datasets import PointSet, Subset, ViewSet
@@ -23,10 +22,8 @@ CHANGES = ViewAugmentation(flip=True, scale=(0.9, 1.1), shift=0.1, brightness=0.
 
 
 @pytest.fixture(scope="module")
-def subset(tmp_path_factory) -> Subset:
-    root = tmp_path_factory.mktemp("views")
-    prepare_tiny(root)
-    return Subset(open_split("Tiny", "train", root), np.arange(3, 43, 2))
+def subset(workshop) -> Subset:
+    return Subset(open_split("Tiny", "train", workshop.root), np.arange(3, 43, 2))
 
 
 def same(one: list[dict], other: list[dict]) -> bool:

@@ -240,8 +240,8 @@ def test_segmentation_loss_leaves_unlabelled_pixels_out():
     assert nothing.losses["pixel"] == 0
 
 
-@pytest.mark.parametrize("task", ["segmentation", "autoencoder"])
-@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "amp"), [("segmentation", True), ("autoencoder", False)])
 def test_pixel_teachers_learn_a_few_views(task, amp):
     torch.manual_seed(9)
     teacher = teacher_of(task)[0].train()

@@ -297,6 +297,7 @@ def test_a_cluster_makes_up_for_a_worker_that_dies(tmp_path, whole, cluster):
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow  # it needs the optional requirement
 def test_a_cluster_that_is_not_there_is_named(shapes, records, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(workers, "PATIENCE", 0.5)
