@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import PointSet, Subset
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
-from data.storage import PreparedSplit, pack_visibility
+from data.rendering.cameras import pack_visibility
+from data.storage import PreparedSplit
 from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.benchmarks.inputs import clouds, labels
 from utils.settings import PointAugmentation
