@@ -7,7 +7,7 @@
 #                          configuration, for all
 #   EPOCHS                 of all students; other numbers than usual make rows of their own
 #   JOBS                   runs side by side, one CPU thread each; 1 on a GPU
-#   STUDENT_OVERRIDES          overrides for all students, a.b=c, with spaces between them
+#   STUDENT_OVERRIDES      overrides for all students, a.b=c, with spaces between them
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
 #   LOGS=FOLDER            where the output of the runs goes, expt/logs

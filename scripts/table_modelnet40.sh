@@ -10,7 +10,7 @@
 #                          points and epochs. About 25 minutes for the teacher on one CPU thread,
 #                          10 for a student
 #   DATA, TEACHER          another set; another name of the teacher's run
-#   TEACHER_OVERRIDES          overrides for the teacher's configuration, a.b=c
+#   TEACHER_OVERRIDES      overrides for the teacher's configuration, a.b=c
 # scripts/table_functions.sh lists what else can be chosen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
