@@ -22,8 +22,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from data.parts import BACKGROUND
-from data.rendering.cameras import project
-from data.storage import SPLITS, PreparedSplit, open_split, unpack_visibility
+from data.rendering.cameras import project, unpack_visibility
+from data.storage import SPLITS, PreparedSplit, open_split
 from utils.errors import ConfigError, DataError, run_main
 from utils.files import atomic_path
 

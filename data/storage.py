@@ -72,16 +72,6 @@ TEXTS = ("name", "split", "frame", "source", "recipe_hash", "data_hash")
 JSONS = ("class_names", "part_names", "recipe", "settings")
 
 
-def pack_visibility(visible: np.ndarray) -> np.ndarray:
-    """(..., V) bool -> (..., ceil(V/8)) uint8, view 0 in the lowest bit of the first byte."""
-    return np.packbits(visible, axis=-1, bitorder="little")
-
-
-def unpack_visibility(packed: np.ndarray, num_views: int) -> np.ndarray:
-    """(..., ceil(V/8)) uint8 -> (..., V) bool, the inverse of :func:`pack_visibility`."""
-    return np.unpackbits(packed, axis=-1, count=num_views, bitorder="little").astype(bool)
-
-
 def decode_png(stream: bytes) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8; OSError or ValueError for what is no PNG stream."""
     return np.asarray(Image.open(io.BytesIO(stream)))
@@ -233,7 +223,7 @@ class PreparedSplit:
         return self._file["normals"][()]
 
     def visibility(self) -> np.ndarray:
-        """Packed visibility, (S, P, ceil(V/8)) uint8; see :func:`unpack_visibility`."""
+        """(S, P, ceil(V/8)) uint8; :func:`data.rendering.cameras.unpack_visibility` opens it."""
         return self._file["visibility"][()]
 
     def parts(self) -> np.ndarray:

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 
 from data.bank import Bank
-from data.rendering.cameras import Cameras
-from data.storage import PreparedSplit, pack_visibility, unpack_visibility
+from data.rendering.cameras import Cameras, pack_visibility, unpack_visibility
+from data.storage import PreparedSplit
 from utils.errors import ConfigError
 from utils.settings import DistillSettings
 

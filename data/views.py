@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from data.batches import move_batches
 from data.storage import PreparedSplit
@@ -17,6 +16,7 @@ from utils.device import free_memory
 from utils.distributed import is_main
 from utils.errors import ConfigError
 from utils.machine import local_cores
+from utils.progress import Progress
 
 Images = dict[str, Tensor]
 RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and what else the user runs
@@ -67,21 +67,14 @@ class ResidentViews:
 
     def _fill(self, decoded: DecodedViews, name: str, members: np.ndarray) -> None:
         groups = torch.from_numpy(members).split(FILL_BATCH)
-        bar = tqdm(
-            total=len(members),
-            desc=f"decoding views of {name}",
-            leave=False,
-            disable=None if is_main() else True,
-            unit="shape",
-        )
         begin = 0
-        with bar:
+        with Progress(len(members), f"{name}, shapes decoded", shown=is_main()) as progress:
             for images in decoded.batches(groups):
                 for field, stack in images.items():
                     count = len(stack)
                     self.arrays[field][begin : begin + count] = stack
                 begin += count
-                bar.update(count)
+                progress.update(count)
 
     def batches(
         self, batches: Sequence[Tensor], views: Sequence[Tensor] | None = None

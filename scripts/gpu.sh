@@ -5,7 +5,7 @@
 #   bash scripts/prepare_modelnet40.sh ARCHIVE && bash scripts/gpu.sh
 #   STEPS="bench profile"   only these of: tests bench profile ssg all
 #   EPOCHS=250              of the students
-#   STUDENT_WORDS, TEACHER_WORDS   overrides, a.b=c: bfloat16, and one CUDA graph a step for students
+#   STUDENT_OVERRIDES, TEACHER_OVERRIDES   overrides, a.b=c: bfloat16, and one CUDA graph per step for students
 #   DRY=1                   print the commands only
 #   TINY=1                  rehearsal, a few minutes on a CPU: small sizes, the embedded shapes, one
 #                           epoch; what is measured goes to FOLDER, expt/tiny
@@ -23,9 +23,9 @@ if [ -n "${TINY:-}" ]; then
     PROFILE="--batch 2 --points 512 --warm-up 1 --steps 1"
     export DATA=TinyShapes TEACHER=TinyShapes_teacher RESULTS=$FOLDER/results.csv LOGS=$FOLDER/logs
     export TEACHER_WEIGHTS=none
-    export TEACHER_WORDS="teacher.backbone=squeezenet1_0 data.workers=0 data.views=2
+    export TEACHER_OVERRIDES="teacher.backbone=squeezenet1_0 data.workers=0 data.views=2
         train.epochs=1 train.batch_size=8 run.device=cpu run.restart=true"
-    export STUDENT_WORDS="train.batch_size=8 run.device=cpu run.restart=true"
+    export STUDENT_OVERRIDES="train.batch_size=8 run.device=cpu run.restart=true"
     if [ -z "${DRY:-}" ]; then
         mkdir -p $FOLDER
         rm -f $RESULTS
@@ -33,8 +33,8 @@ if [ -n "${TINY:-}" ]; then
 else
     FOLDER=expt DEVICE=cuda EPOCHS=${EPOCHS:-250} OTHERS="pointnet dgcnn curvenet"
     BENCH="" PROFILE=""
-    export STUDENT_WORDS=${STUDENT_WORDS-train.amp=bf16 train.cuda_graph=true}
-    export TEACHER_WORDS=${TEACHER_WORDS-train.amp=bf16}
+    export STUDENT_OVERRIDES=${STUDENT_OVERRIDES-train.amp=bf16 train.cuda_graph=true}
+    export TEACHER_OVERRIDES=${TEACHER_OVERRIDES-train.amp=bf16}
 fi
 
 run() {

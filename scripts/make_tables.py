@@ -99,7 +99,7 @@ ACCURACIES: Columns = {
     "mean class accuracy": column("mean_class"),
 }
 SEEDS: Columns = {"seeds": lambda rows: str(len(rows))}
-END: Columns = {**SEEDS, "minutes a run, where": name_place, "commit": name_commits}
+END: Columns = {**SEEDS, "minutes per run, where": name_place, "commit": name_commits}
 KINDS: dict[str, Columns] = {
     "classification": {**BEGIN, **ACCURACIES, **END},
     "segmentation": {

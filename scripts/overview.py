@@ -13,7 +13,8 @@ import torch
 from matplotlib.figure import Figure
 
 from data.datasets import PointSet, Subset
-from data.storage import PreparedSplit, open_split, unpack_visibility
+from data.rendering.cameras import unpack_visibility
+from data.storage import PreparedSplit, open_split
 from models.loading import build_model
 from utils.checkpoint import read_model
 from utils.engine import predict

@@ -5,9 +5,9 @@
 #   bash scripts/prepare_modelnet40.sh modelnet40_ply_hdf5_2048.zip
 #   bash scripts/prepare_modelnet40.sh FOLDER         (either of them, unpacked)
 # prepares data/ModelNet40: 12 views drawn from the points, hidden point removal, up to 2,048 points.
-# IMAGE_SIZE  pixels a side, 128 unless given: the views of such clouds have no finer detail
+# IMAGE_SIZE  pixels per side, 128 unless given: the views of such clouds have no finer detail
 # UP          the axis that is up in the files; known by their names: z in ..._1024, y in ..._2048
-# 60 ms of processor time a cloud of 1,024 points: about 7 minutes on two free cores, 0.65 GB.
+# 60 ms of processor time per cloud of 1,024 points: about 7 minutes on two free cores, 0.65 GB.
 set -euo pipefail
 source "$(dirname "$0")/unpack.sh"
 case $(basename "$given") in

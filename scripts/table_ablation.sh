@@ -21,7 +21,7 @@ declare -A CHANGES=(
     [global]="distill.pooling=global"           # shape code for the maximum over all points
     [hpr]="distill.visibility=hpr"              # hidden point removal instead of rays
     [all]="distill.visibility=all"              # every view sees every point
-    [random]="distill.visibility=random"        # as many points a view, but any
+    [random]="distill.visibility=random"        # as many points per view, but any
     [views1]="distill.views=1"
     [views4]="distill.views=4"
     [views8]="distill.views=8"

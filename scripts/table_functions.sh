@@ -7,7 +7,7 @@
 #                          configuration, for all
 #   EPOCHS                 of all students; other numbers than usual make rows of their own
 #   JOBS                   runs side by side, one CPU thread each; 1 on a GPU
-#   STUDENT_WORDS          overrides for all students, a.b=c, with spaces between them
+#   STUDENT_OVERRIDES      overrides for all students, a.b=c, with spaces between them
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
 #   LOGS=FOLDER            where the output of the runs goes, expt/logs
@@ -63,7 +63,7 @@ train_line() { # name encoder overrides
     if [ "$encoder" = curvenet ]; then exception=train.amp=none; fi
     printf '%s\t%s' "$name" "$PYTHON train_student.py"
     printf ' %s' $(files_of "$RECIPE$encoder" $SETS) $exception run.name="$name" \
-        ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@" ${STUDENT_WORDS:-}
+        ${EPOCHS:+train.epochs=$EPOCHS} run.threads=$THREADS "$@" ${STUDENT_OVERRIDES:-}
 }
 
 # Trained, then tested on the split.

@@ -10,7 +10,7 @@
 #                          points and epochs. About 25 minutes for the teacher on one CPU thread,
 #                          10 for a student
 #   DATA, TEACHER          another set; another name of the teacher's run
-#   TEACHER_WORDS          overrides for the teacher's configuration, a.b=c
+#   TEACHER_OVERRIDES      overrides for the teacher's configuration, a.b=c
 # scripts/table_functions.sh lists what else can be chosen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,7 +33,7 @@ BANK=expt/teacher/$TEACHER.h5
 
 if ! has_row $TEACHER test || [ ! -f ckpt/teacher/$TEACHER.pth ]; then
     run $PYTHON train_teacher.py $(files_of teacher $TEACHER_SET) run.name=$TEACHER \
-        data.name=$DATA teacher.weights="${TEACHER_WEIGHTS:-imagenet}" ${TEACHER_WORDS:-}
+        data.name=$DATA teacher.weights="${TEACHER_WEIGHTS:-imagenet}" ${TEACHER_OVERRIDES:-}
     run $PYTHON test.py ckpt/teacher/$TEACHER.pth --results "$RESULTS"
 fi
 run $PYTHON export_teacher.py ckpt/teacher/$TEACHER.pth --output $BANK

@@ -8,8 +8,8 @@ from data import batches
 from data.augment import augment_points, augment_views
 from data.batches import carve_validation, evaluation_batches, training_batches
 from data.datasets import unpack_bits
+from data.rendering.cameras import pack_visibility
 from data.rng import sample_keys, uniform
-from data.storage import pack_visibility
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation
 

@@ -338,7 +338,7 @@ BAD_PACKED = {
     "one place": (spoil(TRAIN, lambda f: set_value(f, "data", 1, 0.5)), "row 1: all points"),
     "few points": (
         spoil(TRAIN, lambda f: replace(f, "data", np.ones((3, 8, 3), np.float32))),
-        "8 points a row",
+        "8 points per row",
     ),
     "mixed point counts": (
         lambda folder: write_packed(folder / "ply_data_test0.h5", [0, 1, 1, 0], points=70),

@@ -20,10 +20,10 @@ from data.geometry.meshes import label_file, load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from data.prepare.__main__ import parse, prepare
 from data.prepare.writer import encode_png
-from data.rendering.cameras import project
+from data.rendering.cameras import project, unpack_visibility
 from data.show import draw_shape
 from data.sources.folders import find_files
-from data.storage import PreparedSplit, open_split, unpack_visibility
+from data.storage import PreparedSplit, open_split
 from utils.errors import ConfigError, DataError
 from utils.settings import PointAugmentation, ViewAugmentation
 

@@ -16,9 +16,10 @@ import trimesh
 from data import show
 from data.geometry.sampling import farthest_point_order
 from data.prepare.__main__ import parse, prepare
+from data.rendering.cameras import unpack_visibility
 from data.show import draw_shape, find_shape
 from data.sources.folders import find_files
-from data.storage import PreparedSplit, open_split, unpack_visibility
+from data.storage import PreparedSplit, open_split
 from utils.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parent.parent

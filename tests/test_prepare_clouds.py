@@ -29,9 +29,9 @@ from data.geometry.sampling import farthest_point_order
 from data.parts import BACKGROUND
 from data.prepare.__main__ import parse, prepare
 from data.prepare.shape import CloudSettings, ShapeSettings
-from data.rendering.cameras import hash_recipe
+from data.rendering.cameras import hash_recipe, unpack_visibility
 from data.rendering.hidden_points import DEFAULT_VISIBILITY
-from data.storage import open_split, unpack_visibility
+from data.storage import open_split
 from utils.errors import ConfigError, DataError
 
 SMALL = ["--image-size", "16", "--workers", "1"]

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
-from data.rendering.cameras import describe_recipe, find_rig, hash_recipe, make_cameras
-from data.storage import (
-    UNLABELLED,
-    PreparedSplit,
-    open_split,
+from data.rendering.cameras import (
+    describe_recipe,
+    find_rig,
+    hash_recipe,
+    make_cameras,
     pack_visibility,
     unpack_visibility,
 )
+from data.storage import UNLABELLED, PreparedSplit, open_split
 from utils.errors import DataError
 
 POINTS, SIZE = 40, 16

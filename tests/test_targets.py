@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data.bank import Bank
-from data.storage import open_split, unpack_visibility
+from data.rendering.cameras import unpack_visibility
+from data.storage import open_split
 from data.targets import _derangement, choose_views, load_targets
 from utils.errors import ConfigError, DataError
 from utils.settings import DistillSettings

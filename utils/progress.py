@@ -14,14 +14,18 @@ class Progress:
     """Counts towards ``total``, on standard error; a context manager.
 
     Args:
-        what: the noun that is counted, in the plural. done: what was there before.
+        what: the noun that is counted, in the plural. done: what was there before. shown: one
+            of many processes shows it.
     """
 
-    def __init__(self, total: int, what: str, done: int = 0):
+    def __init__(self, total: int, what: str, done: int = 0, shown: bool = True):
         self.total, self.what, self.done = total, what, done
+        self.every = EVERY if shown else float("inf")
         self.begun, self.begin = time.monotonic(), done
-        self.shown = self.begun
-        self.bar = tqdm(total=total, initial=done, desc=what, leave=False, disable=None)
+        self.spoken = self.begun
+        self.bar = tqdm(
+            total=total, initial=done, desc=what, leave=False, disable=None if shown else True
+        )
 
     def __enter__(self) -> Progress:
         return self
@@ -33,8 +37,8 @@ class Progress:
         self.done += count
         self.bar.update(count)
         now = time.monotonic()
-        if self.bar.disable and now - self.shown >= EVERY:
-            self.shown = now
+        if self.bar.disable and now - self.spoken >= self.every:
+            self.spoken = now
             seconds = (self.total - self.done) * (now - self.begun) / (self.done - self.begin)
             print(
                 f"{self.what}: {self.done:,} of {self.total:,}, "

@@ -22,7 +22,7 @@ SURFACE_POINTS = 2048  # drawn from a file that is a mesh, as many as a prepared
 def read_cloud(path: str | Path) -> np.ndarray:
     """Read a cloud as it is in the file, in its own units and axes.
 
-    ``.xyz`` and ``.txt``: a point a line, numbers parted by spaces, commas or semicolons, ``#``
+    ``.xyz`` and ``.txt``: one point per line, numbers parted by spaces, commas or semicolons, ``#``
     begins a comment. ``.npy``: an array (N, 3 or more). Columns behind x, y, z are left out.
     ``.ply``, ``.off``: the vertices; where the file has faces, ``SURFACE_POINTS`` points uniform
     over their surface instead, always the same, because a network learns surfaces and the vertices

@@ -14,13 +14,12 @@ from data.geometry.meshes import into_unit_sphere, load_mesh, turn_up
 from data.geometry.sampling import farthest_point_order, sample_surface
 from data.parts import BACKGROUND
 from data.prepare.writer import encode_png
-from data.rendering.cameras import describe_recipe, find_rig, make_cameras
+from data.rendering.cameras import describe_recipe, find_rig, make_cameras, pack_visibility
 from data.rendering.hidden_points import DEFAULT_VISIBILITY, HPR_RADIUS, see_from_views
 from data.rendering.rays import RENDERER, RayScene, render_views, see_points
 from data.rendering.splats import SPLATS, draw_splats, estimate_normals, make_splats
 from data.sources.cloud_files import CloudFile, load_cloud
 from data.sources.folders import ShapeFile
-from data.storage import pack_visibility
 from utils.errors import ConfigError
 
 Record = dict[str, np.ndarray]

@@ -1,4 +1,5 @@
-"""Named camera recipes: where the views are taken from, and the matrices that say so.
+"""Named camera recipes: where the views are taken from, the matrices that say so, and the bits that
+say which camera sees which point.
 
 World: right-handed, z up, the object inside the unit sphere around the origin. Camera (the OpenCV
 convention): x right, y down, z forward; a world point X is seen at K (E X), divided by its depth.
@@ -149,3 +150,13 @@ def hash_recipe(recipe: dict[str, Any]) -> str:
     """12 hex digits over all of a recipe but its name, the same on every machine."""
     content = {key: value for key, value in recipe.items() if key != "name"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def pack_visibility(visible: np.ndarray) -> np.ndarray:
+    """(..., V) bool -> (..., ceil(V/8)) uint8, view 0 in the lowest bit of the first byte."""
+    return np.packbits(visible, axis=-1, bitorder="little")
+
+
+def unpack_visibility(packed: np.ndarray, num_views: int) -> np.ndarray:
+    """(..., ceil(V/8)) uint8 -> (..., V) bool, the inverse of :func:`pack_visibility`."""
+    return np.unpackbits(packed, axis=-1, count=num_views, bitorder="little").astype(bool)

@@ -144,7 +144,8 @@ def _check_array(path: Path, file: h5py.File, name: str, rows: int) -> None:
             f"z of N points for each of the {rows} labels"
         )
     if array.shape[1] < FEWEST_POINTS:
-        raise DataError(f"{path}: {array.shape[1]} points a row, expected {FEWEST_POINTS} or more")
+        found = f"{array.shape[1]} points per row"
+        raise DataError(f"{path}: {found}, expected {FEWEST_POINTS} or more")
 
 
 def _check_slab(path: Path, slabs: list[np.ndarray], begin: int) -> None:

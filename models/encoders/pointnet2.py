@@ -158,12 +158,12 @@ class PointNet2(nn.Module):
 
 
 def pointnet2_ssg() -> PointNet2:
-    """PointNet++ with one ball size a level."""
+    """PointNet++ with one ball size per level."""
     return PointNet2(SSG)
 
 
 def pointnet2_msg() -> PointNet2:
-    """PointNet++ with three ball sizes a level."""
+    """PointNet++ with three ball sizes per level."""
     return PointNet2(MSG)
 
 
@@ -252,7 +252,7 @@ class PointNet2Segmenter(nn.Module):
 
 
 def pointnet2_ssg_segmenter(num_parts: int, num_categories: int) -> PointNet2Segmenter:
-    """PointNet++ with one ball size a level."""
+    """PointNet++ with one ball size per level."""
     return PointNet2Segmenter(num_parts, num_categories, SSG, (128, 128, 128))
 
 

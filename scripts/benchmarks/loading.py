@@ -1,4 +1,4 @@
-"""An epoch of augmented batches: a text file a shape, as published code reads, and ours."""
+"""An epoch of augmented batches: one text file per shape, as published code reads, and ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import PointSet, Subset
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
-from data.storage import PreparedSplit, pack_visibility
+from data.rendering.cameras import pack_visibility
+from data.storage import PreparedSplit
 from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.benchmarks.inputs import clouds, labels
 from utils.settings import PointAugmentation
@@ -24,7 +25,7 @@ AUGMENTATION = PointAugmentation(scale=(2 / 3, 3 / 2), anisotropic=True, shift=0
 
 
 class TextFiles(Dataset):
-    """One shape a file: a line for each point, its coordinates with commas between them.
+    """One file per shape: a line for each point, its coordinates with commas between them.
 
     ``folder`` is theirs and goes when this set does.
     """

@@ -35,7 +35,7 @@ def projection(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Contes
     seen = seen.to(device)
     # embeddings read, their gradient written; maxima and rows written, rows and gradient read
     moved = 2 * features.nbytes + 2 * upstream.nbytes + 2 * INDEX_BYTES * upstream.numel()
-    moved += batch * points * 4 * 2  # one word of view bits a point, read by both passes
+    moved += batch * points * 4 * 2  # one word of view bits per point, read by both passes
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     forms = {

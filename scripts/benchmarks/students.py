@@ -74,7 +74,7 @@ def step(network: nn.Module, points: Tensor, target: Tensor) -> Tensor:
 def check_student(name: str, published: nn.Module, points: Tensor, target: Tensor) -> None:
     """Logits and all gradients in training mode, without dropout, against double precision.
 
-    Normalisations of one row a cloud use their running statistics: over so few rows they enlarge
+    Normalisations of one row per cloud use their running statistics: over so few rows they enlarge
     the last digit without bound.
     """
     # ours anew: the running statistics of the two have seen different dropout
