@@ -215,7 +215,14 @@ def test_equal_scores_start_at_the_lowest_indices():
 
 
 @pytest.mark.parametrize("released_momentum", [False, True])
-@pytest.mark.parametrize(("training", "count"), [(True, 300), (False, 300), (False, 1100)])
+@pytest.mark.parametrize(
+    ("training", "count"),
+    [
+        (False, 300),
+        pytest.param(True, 300, marks=pytest.mark.slow),
+        pytest.param(False, 1100, marks=pytest.mark.slow),
+    ],
+)
 def test_whole_network_equals_the_plain_form(training, count, released_momentum):
     torch.manual_seed(3)
     net = CurveNet(released_momentum=released_momentum).double().train(training)

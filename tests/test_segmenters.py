@@ -34,7 +34,13 @@ SMALLEST = {"pointnet2_ssg": 512, "pointnet2_msg": 512, "curvenet": 512, "dgcnn"
 EMBEDDING = {"pointnet": 1024, "dgcnn": 1024, "curvenet": 256}  # PointNet++: 128
 CLOUD = {"curvenet": 192}  # the others: 1024
 
-every_network = pytest.mark.parametrize("name", list(SEGMENTERS))
+every_network = pytest.mark.parametrize(
+    "name",
+    [  # pointnet2_msg is like pointnet2_ssg, with more scales
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "pointnet2_msg"))
+        for name in SEGMENTERS
+    ],
+)
 
 
 def cloud(batch: int, count: int = 512, seed: int = 0) -> torch.Tensor:
