@@ -91,7 +91,13 @@ def cloud(name: str, batch: int = 2):
     return points, visibility, category
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (not name.startswith("Point")))
+        for name in STUDENTS
+    ],
+)
 def test_a_converted_student_is_the_published_one(name, tmp_path):
     published = scattered(STUDENTS[name]())
     student = load_model(convert(published.state_dict(), tmp_path))
@@ -104,6 +110,7 @@ def test_a_converted_student_is_the_published_one(name, tmp_path):
             same(student(points, category=told, visibility=visibility.to(dtype)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEACHERS)
 def test_a_converted_teacher_is_the_published_one(name, tmp_path):
     published = scattered(TEACHERS[name]())

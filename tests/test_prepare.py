@@ -93,6 +93,7 @@ def test_up_turns_the_points(source, tmp_path, up, long_axis):
     assert np.argmax(np.ptp(points, axis=0)) == long_axis
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(source, tmp_path):
     run(source, tmp_path / "a")
     run(source, tmp_path / "b", "--workers", "2")
@@ -396,6 +397,7 @@ def test_an_interrupted_preparation_leaves_nothing_to_one_with_other_settings(
     assert contents(tmp_path / "changed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_the_documented_codes(source, tmp_path):
     done = subprocess.run(command(source, tmp_path, "1"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, run_program
+from conftest import ROOT
 from test_cloud_sources import (
     PART_COUNTS,
     draw_cloud,
@@ -187,6 +187,7 @@ def test_visibility_and_shading_are_chosen(packed, tmp_path):
     assert (splits["splat"].views(0) != splits["depth"].views(0)).any()
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers_or_interruptions(packed, tmp_path, monkeypatch):
     run(packed, tmp_path / "one")
     run(packed, tmp_path / "two", "--workers", "2")
@@ -224,7 +225,7 @@ def test_unreadable_text_clouds_are_skipped_with_their_line(tmp_path):
     }
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_wrong_part_labels_end_the_preparation(tmp_path, workers):
     source = make_shapenet_part(tmp_path / "set", ("Chair",))
     path = next(source.glob("*/s1.txt"))
@@ -243,10 +244,8 @@ def test_nothing_is_begun_for_a_bad_packed_file(tmp_path):
     folder = make_modelnet_h5(tmp_path / "set")
     with h5py.File(folder / "ply_data_test0.h5", "r+") as file:
         file["data"][3, 2, 1] = np.nan
-    done = run_program("-m", "data.prepare", str(folder), "--name", "Set", "--root", str(tmp_path))
-    assert done.returncode == 3
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
-    assert "ply_data_test0.h5 row 3" in done.stderr
+    with pytest.raises(DataError, match="ply_data_test0.h5 row 3"):
+        run(folder, tmp_path)
     assert not (tmp_path / "Set").exists()
     write_packed(folder / "ply_data_test0.h5", [0, 1, 1, 0], seed=2)
     assert run(folder, tmp_path).startswith("prepared 9 of 9")

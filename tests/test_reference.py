@@ -51,6 +51,7 @@ def test_interpolation_is_ours_with_its_gradient(points):
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", students.NETWORKS)
 def test_the_networks_train_alike(name):
     """Logits and every gradient of a step, as the benchmark checks them before it times."""

@@ -264,6 +264,7 @@ def write_old_form(path, rows):
         writer.writerows(dataclasses.asdict(one) for one in rows)
 
 
+@pytest.mark.slow
 def test_two_programs_upgrade_an_older_table_at_once(tmp_path):
     """The file that one of them waits for is replaced by the other."""
     context = multiprocessing.get_context("fork")

@@ -46,7 +46,15 @@ TEACHERS = ["view_classification", "view_segmentation", "image_autoencoder"]
 CASES = [("pointmcd", *student) for student in STUDENTS]
 CASES += [("plain", "pointnet", "classification"), ("pooled", "pointnet", "classification")]
 CASES += [(name, "", "") for name in TEACHERS]
+HEAVY = {"pointnet2_msg", "curvenet_released"}
 IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet", "")]
+
+
+def slow(*values):
+    """A case whose network is large: slow."""
+    case = values[0]
+    heavy = case[1] in HEAVY or case[1:3] == ("curvenet", "segmentation")
+    return pytest.param(*values, marks=[pytest.mark.slow] * heavy)
 
 
 def make_method(method: str, encoder: str, task: str, off: str = "") -> nn.Module:
@@ -115,7 +123,7 @@ def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, 
 
 
 # What serves a CPU alone: kernels, which read memory directly, and a check of the categories.
-KERNELS = str(ROOT / "models" / "kernels")
+KERNELS = str(ROOT / "models" / "kernels"), str(ROOT / "models" / "layers" / "fast_norm.py")
 MAY_LOOK = {"check_category"}
 LOOKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "lift_fresh")
 LOOKS += ("unique", "_unique2", "bincount")
@@ -162,7 +170,7 @@ def forbid_reading(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("case", "amp"),
-    [(case, "none") for case in CASES] + [(case, "bf16") for case in IN_BF16],
+    [slow(case, "none") for case in CASES] + [slow(case, "bf16") for case in IN_BF16],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_nothing_in_a_step_makes_the_host_wait(monkeypatch, case, amp):
@@ -202,7 +210,7 @@ for off in ("task", "distill"):
     WITHOUT += [("pointmcd", "curvenet", "segmentation", off)]
 
 
-@pytest.mark.parametrize("case", [*CASES, *WITHOUT], ids="-".join)
+@pytest.mark.parametrize("case", [slow(case) for case in [*CASES, *WITHOUT]], ids="-".join)
 def test_a_method_knows_whether_every_parameter_gets_a_gradient(case):
     """Processes that train together would wait for those that get none."""
     method, data = make_method(*case), make_data()

@@ -190,6 +190,7 @@ def test_what_the_kernels_do_not_hold_is_left_to_tensor_code(monkeypatch):
 
 
 @alone
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels themselves run on the GPU")
 def test_the_kernels_interpreted_on_a_cpu():
     done = subprocess.run(
@@ -299,6 +300,7 @@ ONE_OF_EACH += ["neighbours 1024", "smallest 1024"]
 
 @alone
 @constructible
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", USUAL)
 def test_every_kernel_compiles_for_real_devices(name, capability, tmp_path):
