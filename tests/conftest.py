@@ -41,6 +41,11 @@ def pytest_collection_modifyitems(config, items):
         items[:] = kept
 
 
+def slow_if(slow: bool, *values):
+    """Values of a parametrised test, of the slow tier if ``slow``."""
+    return pytest.param(*values, marks=[pytest.mark.slow] * slow)
+
+
 @pytest.fixture(autouse=True)
 def _from_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, slow_if
 from torch import nn
 
 import test
@@ -93,10 +93,7 @@ def cloud(name: str, batch: int = 2):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (not name.startswith("Point")))
-        for name in STUDENTS
-    ],
+    [slow_if(not name.startswith("PointNet"), name) for name in STUDENTS],
 )
 def test_a_converted_student_is_the_published_one(name, tmp_path):
     published = scattered(STUDENTS[name]())

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import slow_if
 
 from models.encoders.curvenet import BLOCKS, CurveAggregation, CurveGrouping, CurveNet
 from models.encoders.curvenet_blocks import LPFA, FirstLPFA, Surroundings, Walk, keep_ahead
@@ -219,8 +220,8 @@ def test_equal_scores_start_at_the_lowest_indices():
     ("training", "count"),
     [
         (False, 300),
-        pytest.param(True, 300, marks=pytest.mark.slow),
-        pytest.param(False, 1100, marks=pytest.mark.slow),
+        slow_if(True, True, 300),
+        slow_if(True, False, 1100),
     ],
 )
 def test_whole_network_equals_the_plain_form(training, count, released_momentum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import slow_if
 from torch import nn
 
 from models.encoders.pointnet import PointNet, orthogonality
@@ -50,9 +51,7 @@ PARAMETERS = {
 PARAMETERS["curvenet_released", "published"] = PARAMETERS["curvenet", "published"]
 
 SLOW = {"pointnet2_msg", "curvenet_released"}  # like pointnet2_ssg and curvenet but for a few lines
-every_encoder = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ENCODERS]
-)
+every_encoder = pytest.mark.parametrize("name", [slow_if(name in SLOW, name) for name in ENCODERS])
 
 
 def cloud(batch: int, count: int = 1024, seed: int = 0) -> torch.Tensor:
@@ -303,9 +302,7 @@ def test_pointnet2_pools_the_points_that_it_names():
     assert torch.equal(second, gather_rows(points, output.point_index))
 
 
-@pytest.mark.parametrize(
-    "name", ["pointnet2_ssg", pytest.param("pointnet2_msg", marks=pytest.mark.slow), "curvenet"]
-)
+@pytest.mark.parametrize("name", ["pointnet2_ssg", slow_if(True, "pointnet2_msg"), "curvenet"])
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_stored_order_stands_for_the_sample_that_it_is(name, task):
     """In farthest-point order the two samplings are the same network; in another order they are

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, slow_if
 from test_cloud_sources import (
     PART_COUNTS,
     draw_cloud,
@@ -225,7 +225,7 @@ def test_unreadable_text_clouds_are_skipped_with_their_line(tmp_path):
     }
 
 
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", ["1", slow_if(True, "2")])
 def test_wrong_part_labels_end_the_preparation(tmp_path, workers):
     source = make_shapenet_part(tmp_path / "set", ("Chair",))
     path = next(source.glob("*/s1.txt"))

@@ -12,6 +12,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import slow_if
 from torch import nn
 
 from models.encoders.curvenet_blocks import LPFA, Surroundings
@@ -36,10 +37,7 @@ CLOUD = {"curvenet": 192}  # the others: 1024
 
 every_network = pytest.mark.parametrize(
     "name",
-    [  # pointnet2_msg is like pointnet2_ssg, with more scales
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "pointnet2_msg"))
-        for name in SEGMENTERS
-    ],
+    [slow_if(name == "pointnet2_msg", name) for name in SEGMENTERS],  # ssg with more scales
 )
 
 

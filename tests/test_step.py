@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, slow_if
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,11 +50,10 @@ HEAVY = {"pointnet2_msg", "curvenet_released"}
 IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet", "")]
 
 
-def slow(*values):
-    """A case whose network is large: slow."""
-    case = values[0]
+def tiered(case, *values):
+    """A case, of the slow tier if its network is large."""
     heavy = case[1] in HEAVY or case[1:3] == ("curvenet", "segmentation")
-    return pytest.param(*values, marks=[pytest.mark.slow] * heavy)
+    return slow_if(heavy, case, *values)
 
 
 def make_method(method: str, encoder: str, task: str, off: str = "") -> nn.Module:
@@ -170,7 +169,7 @@ def forbid_reading(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("case", "amp"),
-    [slow(case, "none") for case in CASES] + [slow(case, "bf16") for case in IN_BF16],
+    [tiered(case, "none") for case in CASES] + [tiered(case, "bf16") for case in IN_BF16],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_nothing_in_a_step_makes_the_host_wait(monkeypatch, case, amp):
@@ -210,7 +209,7 @@ for off in ("task", "distill"):
     WITHOUT += [("pointmcd", "curvenet", "segmentation", off)]
 
 
-@pytest.mark.parametrize("case", [slow(case) for case in [*CASES, *WITHOUT]], ids="-".join)
+@pytest.mark.parametrize("case", [tiered(case) for case in [*CASES, *WITHOUT]], ids="-".join)
 def test_a_method_knows_whether_every_parameter_gets_a_gradient(case):
     """Processes that train together would wait for those that get none."""
     method, data = make_method(*case), make_data()
