@@ -1,4 +1,8 @@
-"""Reading OFF files as they are found: joined first lines, polygons, comments, colours."""
+"""Reading OFF files as they are found: joined first lines, polygons, comments, colours.
+
+trimesh reads OFF too, and is not used for it: where a file has polygons of several sizes it orders
+the triangles by the size of their polygon, while part labels count faces in the order of the file.
+"""
 
 from __future__ import annotations
 
