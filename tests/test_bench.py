@@ -218,6 +218,7 @@ def test_the_process_has_our_settings_unless_it_is_bare(bare, monkeypatch, capsy
     assert ("--bare" in capsys.readouterr().out) == bool(bare)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_form_alone():
     sizes = Sizes(projection=(8, 512, 128, 12))  # the repeated embeddings are 24 MiB
     name = "projection, float32"

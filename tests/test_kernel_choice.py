@@ -109,6 +109,7 @@ def test_without_a_compiler_tensor_code_serves(monkeypatch):
         choice._chosen.cache_clear()
 
 
+@pytest.mark.slow
 def test_no_compiler_is_imported_before_it_is_needed():
     line = "import models.students, sys; print({'numba', 'triton'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)

@@ -35,9 +35,9 @@ SMALLEST = {"pointnet2_ssg": 512, "pointnet2_msg": 512, "curvenet": 512, "dgcnn"
 EMBEDDING = {"pointnet": 1024, "dgcnn": 1024, "curvenet": 256}  # PointNet++: 128
 CLOUD = {"curvenet": 192}  # the others: 1024
 
+HEAVY = {"pointnet2_msg", "curvenet"}
 every_network = pytest.mark.parametrize(
-    "name",
-    [slow_if(name == "pointnet2_msg", name) for name in SEGMENTERS],  # ssg with more scales
+    "name", [slow_if(name in HEAVY, name) for name in SEGMENTERS]
 )
 
 
@@ -225,8 +225,10 @@ PLAIN = {
 }
 
 
-@every_network
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [slow_if(name in HEAVY and mode, name, mode) for name in SEGMENTERS for mode in (True, False)],
+)
 def test_network_equals_its_plain_form(name, training):
     """Logits, gradients of every parameter and running statistics.
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from conftest import slow_if
 
 from models.images.backbones import TORCHVISION, ImageBackbone
 from models.images.teachers import CODE_SIZE, build_teacher
@@ -11,7 +12,7 @@ from models.methods import ViewClassification
 from utils.errors import DataError
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [slow_if("vgg" in name, name) for name in TORCHVISION])
 def test_backbones_give_the_pooled_last_map(name):
     torch.manual_seed(0)
     backbone = ImageBackbone(name).eval()

@@ -67,6 +67,7 @@ def test_decoding_processes_stay_from_epoch_to_epoch(subset):
     assert {worker.pid for worker in views._store.loader._iterator._workers} == processes
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 def test_few_images_are_decoded_without_other_processes(subset, monkeypatch):
     reader = ViewReader(subset.split, None)
     assert DecodedViews(reader, subset.members, None, CPU).loader.num_workers == 0
