@@ -102,6 +102,7 @@ def parse_script(script: str, tmp_path: Path, *words: str, **environment: str):
     )
 
 
+@pytest.mark.slow
 def test_every_line_of_the_table_is_parsed(tmp_path):
     done = parse_script(
         "table_psb26.sh", tmp_path, ENCODERS="pointnet", SEEDS="1", CHOOSE="pointnet"
@@ -139,7 +140,7 @@ def test_an_unknown_variant_of_the_ablation_is_refused(tmp_path):
 
 GPU = {"table_modelnet40.sh": {}, "table_partseg.sh": {"DATA": "ShapeNetPart"}}
 CPU = {"table_modelnet40.sh": {"REDUCED": "1"}, "table_partseg.sh": {}}
-CPU |= {"table_unsupervised.sh": {}, "table_ablation.sh": {}}
+CPU |= {"table_unsupervised.sh": {}, "table_ablation.sh": {}, "table_psb26.sh": {}}
 
 
 def parse_printed(command: str) -> str:
@@ -209,6 +210,7 @@ def test_finished_rows_are_not_run_again(tmp_path):
     assert ("fewshot", "ModelNet40", "--random") not in probes
 
 
+@pytest.mark.slow
 def test_a_failing_line_stops_the_table(tmp_path):
     done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnet", EPOCHS="several")
     assert done.returncode != 0
@@ -253,10 +255,11 @@ def test_no_private_places_are_named():
             assert not re.search(r"/(work|root|home)/", text), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train_student", "test"])
 def test_programs_do_not_import_what_only_some_commands_need(program):
     """These take seconds to import, and a table starts hundreds of processes."""
-    slow = {"torchvision", "timm", "pandas", "sklearn", "distributed"}
+    slow = {"torchvision", "timm", "pandas", "sklearn", "distributed", "numba", "triton"}
     check = f"import sys, {program}; sys.exit(' '.join({slow} & sys.modules.keys()) or 0)"
     done = run_program("-c", check)
     assert (done.returncode, done.stderr) == (0, "")
