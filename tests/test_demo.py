@@ -46,7 +46,8 @@ def test_the_table_may_lie_at_any_path(tmp_path):
 
 def test_commands_run_in_order_until_one_fails(tmp_path, monkeypatch, capsys):
     prepare = ["-m", "data.prepare", "--shapes", "--root", str(tmp_path), "--points", "64"]
-    prepare += ["--shapes-train", "1", "--shapes-test", "1", "--image-size", "16", "--name"]
+    prepare += ["--shapes-train", "1", "--shapes-test", "1", "--image-size", "16", "--workers", "1"]
+    prepare += ["--name"]
     missing = ["test.py", str(tmp_path / "it's missing.pth"), "--device", "cpu"]
     lines = [[*prepare, "First"], missing, [*prepare, "Second"]]
     monkeypatch.setattr(demo, "commands", lambda results: lines)

@@ -54,7 +54,7 @@ SLOW = {"pointnet2_msg", "curvenet_released"}  # like pointnet2_ssg and curvenet
 every_encoder = pytest.mark.parametrize("name", [slow_if(name in SLOW, name) for name in ENCODERS])
 
 
-def cloud(batch: int, count: int = 1024, seed: int = 0) -> torch.Tensor:
+def cloud(batch: int, count: int = 600, seed: int = 0) -> torch.Tensor:
     return torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -107,7 +107,7 @@ def test_order_of_the_points_does_not_matter(name):
     network = student(name)
     points = cloud(2)
     # sampling begins at the first point, which therefore stays where it is
-    order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.randperm(1023)])
+    order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.randperm(599)])
     one, other = network(points), network(points[:, order])
     torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
     for before, after in zip(ordered(one, points), ordered(other, points[:, order]), strict=True):

@@ -227,7 +227,7 @@ PLAIN = {
 
 @pytest.mark.parametrize(
     ("name", "training"),
-    [slow_if(name in HEAVY and mode, name, mode) for name in SEGMENTERS for mode in (True, False)],
+    [slow_if(name in HEAVY, name, mode) for name in SEGMENTERS for mode in (True, False)],
 )
 def test_network_equals_its_plain_form(name, training):
     """Logits, gradients of every parameter and running statistics.

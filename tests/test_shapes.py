@@ -56,9 +56,10 @@ def test_there_are_enough_classes_and_each_has_distinct_parts():
     assert all(len(PARTS[name]) == len(set(PARTS[name])) >= 2 for name in CLASSES)
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("class_name", CLASSES)
-def test_shapes_are_well_formed(class_name):
-    for shape in some(class_name, 20):
+def test_shapes_are_well_formed(class_name, count):
+    for shape in some(class_name, count):
         assert shape.vertices.dtype == np.float64 and shape.faces.dtype == np.int64
         assert shape.face_parts.dtype == np.uint8
         assert len(shape.face_parts) == len(shape.faces)

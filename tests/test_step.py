@@ -46,14 +46,14 @@ TEACHERS = ["view_classification", "view_segmentation", "image_autoencoder"]
 CASES = [("pointmcd", *student) for student in STUDENTS]
 CASES += [("plain", "pointnet", "classification"), ("pooled", "pointnet", "classification")]
 CASES += [(name, "", "") for name in TEACHERS]
-HEAVY = {"pointnet2_msg", "curvenet_released"}  # and CurveNet for parts, teachers in bfloat16
+HEAVY = {"pointnet2_msg", "curvenet_released"}  # CurveNet for parts and most of bfloat16 too
 IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet", "")]
 
 
 def tiered(case, *values):
     """A case, of the slow tier if its network is large."""
     heavy = case[1] in HEAVY or case[1:3] == ("curvenet", "segmentation")
-    heavy |= case[0] in TEACHERS and values == ("bf16",)
+    heavy |= case[0] != "plain" and values == ("bf16",)
     return slow_if(heavy, case, *values)
 
 

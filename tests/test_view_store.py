@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import slow_if
 
 from data import views as view_store
 from data.datasets import PointSet, Subset, ViewSet
@@ -34,7 +35,7 @@ def same(one: list[dict], other: list[dict]) -> bool:
 
 
 @pytest.mark.parametrize("size", [None, 16])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, slow_if(True, 2)])
 def test_resident_views_are_the_decoded_ones(subset, workers, size):
     resident = ViewSet(subset, CPU, size, workers, resident=True)
     decoded = ViewSet(subset, CPU, size, workers, resident=False)

@@ -92,7 +92,7 @@ def test_channel_attention_weighs_channels():
 
 def test_stages_are_those_of_vgg_with_attention_between(tmp_path):
     torch.manual_seed(2)
-    vgg = with_random_statistics(torchvision.models.vgg11_bn(weights=None)).eval()
+    vgg = with_random_statistics(torchvision.models.vgg11_bn(init_weights=False)).eval()
     state = {k: v for k, v in vgg.state_dict().items() if k.startswith("features.")}
     torch.save(state, tmp_path / "vgg.pth")
     backbone = AttentionVGG(str(tmp_path / "vgg.pth")).eval()
