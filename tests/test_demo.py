@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 from parse_line import parse_line
-from test_house import parse_script
+from test_scripts import parse_script
 
 from scripts import demo
 from utils.errors import DataError, run_main

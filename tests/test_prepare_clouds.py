@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, slow_if
-from test_cloud_sources import (
+from test_prepare import FILES, contents, make_meshes
+from test_sources import (
     PART_COUNTS,
     draw_cloud,
     make_clouds,
@@ -22,7 +23,6 @@ from test_cloud_sources import (
     write_packed,
     write_table,
 )
-from test_prepare import FILES, contents, make_meshes
 
 from data.geometry.clouds import normalise_cloud
 from data.geometry.sampling import farthest_point_order
