@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from helpers import parse_script
 from parse_line import parse_line
-from test_scripts import parse_script
 
 from scripts import demo
 from utils.errors import DataError, run_main

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers import ball, cloud_of, grid
 from scipy.optimize import linprog
-from test_splats import ball, cloud_of, grid
 
 from data.geometry.sampling import sample_surface
 from data.parts import BACKGROUND

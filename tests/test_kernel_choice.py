@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_kernels import points, seen_by
+from helpers import points, seen_by
 
 from models.kernels import choice, cpu, ops, plain, threads
 from models.kernels.compiled import compiled

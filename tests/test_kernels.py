@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import points, seen_by
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels import cpu, ops, plain
 from models.projection import visible_max_pool
-
-
-def points(kind: str, count: int, batch: int = 2, axes: int = 3, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "equal":
-        return torch.full((batch, count, axes), 0.3)
-    if kind == "lattice":  # equal points and equal distances
-        return torch.randint(-2, 3, (batch, count, axes), generator=generator).float()
-    return torch.randn(batch, count, axes, generator=generator)
-
 
 KINDS = ["random", "lattice", "equal"]
 COUNTS = [1, 2, 63, 64, 65, 300]  # around the blocks of the loops
@@ -91,12 +82,6 @@ def test_indices_of_points_that_are_not_finite_are_in_range(name):
 
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def seen_by(batch: int, count: int, views: int) -> torch.Tensor:
-    seen = torch.rand(batch, count, views, generator=torch.Generator().manual_seed(views)) < 0.4
-    seen[0, :, views // 2] = False  # a view that sees nothing
-    return seen
 
 
 def assert_projection_is_the_same(features, seen, upstream):

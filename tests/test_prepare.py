@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from helpers import FILES, contents, make_meshes
 
 from data import show
 from data.geometry.sampling import farthest_point_order
@@ -24,28 +25,10 @@ from utils.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--points", "64", "--image-size", "16", "--workers", "1"]
-FILES = ("train.h5", "test.h5", "report.json")
-
-
-def make_meshes(folder, classes=("ball", "box"), per_split=3, plain=False):
-    """A source of small meshes that differ from one another."""
-    for place, name in enumerate(classes):
-        for number in range(2 * per_split):
-            split = "test" if number % 2 else "train"
-            ball = trimesh.creation.icosphere(2 if place == 0 else 0)
-            ball.vertices *= [1, 1 + 0.1 * number, 0.5 + 0.1 * place]
-            path = folder / name / ("" if plain else split) / f"{name}_{number}.off"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ball.export(path)
-    return folder
 
 
 def run(source, root, *more):
     return prepare(parse([str(source), "--name", "Set", "--root", str(root), *SMALL, *more]))
-
-
-def contents(root):
-    return {name: (root / "Set" / name).read_bytes() for name in FILES}
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, slow_if
-from test_prepare import FILES, contents, make_meshes
-from test_sources import (
-    PART_COUNTS,
+from helpers import FILES, contents, make_meshes
+from layouts import (
     draw_cloud,
     make_clouds,
     make_modelnet_h5,
@@ -31,6 +30,7 @@ from data.prepare.__main__ import parse, prepare
 from data.prepare.shape import CloudSettings, ShapeSettings
 from data.rendering.cameras import hash_recipe, unpack_visibility
 from data.rendering.hidden_points import DEFAULT_VISIBILITY
+from data.sources.shapenetpart import PART_COUNTS
 from data.storage import open_split
 from utils.errors import ConfigError, DataError
 

@@ -2,37 +2,14 @@
 
 import numpy as np
 import pytest
+from helpers import ball, cloud_of, grid
 
-from data.geometry.sampling import farthest_point_order, sample_surface
 from data.rendering.cameras import Rig, find_rig, make_cameras, project
 from data.rendering.rays import BACKGROUND, RayScene, render_views, see_points
 from data.rendering.splats import draw_splats, estimate_normals, make_splats, see_splats
-from data.synthetic.shapes import make_shape, shape_rng
 from utils.errors import ConfigError, DataError
 
 TOP = Rig(((0.0, 90.0),))
-
-
-def ball(count=1024, radius=0.8):
-    """Evenly spread points on a sphere: (count, 3) float32 (a golden spiral)."""
-    z = 1 - (2 * np.arange(count) + 1) / count
-    turn = np.arange(count) * np.pi * (3 - 5**0.5)
-    ring = np.sqrt(1 - z**2)
-    return np.float32(radius * np.stack([ring * np.cos(turn), ring * np.sin(turn), z], axis=1))
-
-
-def grid(z, half=0.5, count=20):
-    """A square of count x count points at height z."""
-    x, y = np.meshgrid(*[np.linspace(-half, half, count)] * 2)
-    return np.stack([x.ravel(), y.ravel(), np.full(x.size, z)], axis=1)
-
-
-def cloud_of(name, count=1024):
-    """Points of an embedded shape, its mesh."""
-    generator = shape_rng(0, name, 5001)
-    shape = make_shape(name, generator)
-    points, _ = sample_surface(shape.vertices, shape.faces, 4 * count, generator)
-    return points[farthest_point_order(points, count)], shape
 
 
 def test_normals_of_a_sphere_and_of_a_plane():
