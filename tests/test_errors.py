@@ -203,6 +203,3 @@ def test_a_program_leaves_with_its_code_and_no_traceback(workshop):
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown key 'optim.lrr'")
     assert done.stderr.count("\n") == 1
-    done = run_program("test.py", "none.pth")
-    assert done.returncode == 3
-    assert "Traceback" not in done.stderr

@@ -1,6 +1,7 @@
 """The shell scripts: every line goes through the parser of its program."""
 
 import re
+import shlex
 import tarfile
 
 import pytest
@@ -17,16 +18,31 @@ def test_a_set_given_by_its_folder_does_not_lead_the_run_there():
     assert train_student.run_name(config) == "Mine_pointnet_pointmcd_s0"
 
 
-@pytest.mark.slow
-def test_every_line_of_the_table_is_parsed(tmp_path):
-    done = parse_script(
-        "table_psb26.sh", tmp_path, ENCODERS="pointnet", SEEDS="1", CHOOSE="pointnet"
-    )
+STAND_IN = """
+echo "$(printf '%q ' "$@")" >> "$LINES"
+case "$*" in *epochs=several*) exit 2 ;; *choose_weight*) echo 1 ;; *) echo "ran $1" ;; esac
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path) -> dict[str, str]:
+    """Environment in which a script runs, instead of Python, what keeps the lines in a file."""
+    (tmp_path / "python").write_text(STAND_IN)
+    return {"PYTHON": f"bash {tmp_path}/python", "LINES": str(tmp_path / "lines")}
+
+
+def test_every_line_of_the_table_is_parsed(tmp_path, stand_in):
+    few = {"ENCODERS": "pointnet", "SEEDS": "1", "CHOOSE": "pointnet"}
+    done = parse_script("table_psb26.sh", tmp_path, **few, **stand_in)
     assert done.returncode == 0, done.stderr + done.stdout
     logs = {path.stem: path.read_text() for path in (tmp_path / "logs").glob("*.log")}
     runs = {"choose_w0.1", "choose_w1", "baseline_s1", "pointmcd_s1", "shuffled_s0"}
     assert set(logs) == {f"PSB26_pointnet_{run}" for run in runs}
-    assert all(text.count("parsed") == 2 for text in logs.values())
+    assert all(text.count("ran") == 2 for text in logs.values())
+    lines = [shlex.split(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert sum("scripts.choose_weight" in line for line in lines) == 1
+    for line in lines:
+        parse_line(line)
 
 
 def test_a_dry_run_prints_the_commands_and_runs_nothing(tmp_path):
@@ -125,9 +141,9 @@ def test_finished_rows_are_not_run_again(tmp_path):
     assert ("fewshot", "ModelNet40", "--random") not in probes
 
 
-@pytest.mark.slow
-def test_a_failing_line_stops_the_table(tmp_path):
-    done = parse_script("table_psb26.sh", tmp_path, ENCODERS="pointnet", EPOCHS="several")
+def test_a_failing_line_stops_the_table(tmp_path, stand_in):
+    several = {"ENCODERS": "pointnet", "EPOCHS": "several"}
+    done = parse_script("table_psb26.sh", tmp_path, **several, **stand_in)
     assert done.returncode != 0
     assert "failed: see" in done.stdout
 

@@ -424,7 +424,7 @@ def test_every_recipe_trains_two_steps(workshop, recipe):
     arguments += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
     if recipe.startswith("teacher"):
         kind, main, arguments = "teacher", train_teacher.main, [*arguments, "teacher.weights=none"]
-        arguments += ["data.size=32"]
+        arguments += [f"data.size={32 if recipe == 'teacher' else 16}"]
     else:
         kind, main, arguments = "student", train_student.main, [*arguments, "data.points=512"]
         arguments += [f"distill.bank={workshop.bank}", "train.pictures=false"]

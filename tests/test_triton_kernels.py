@@ -94,8 +94,8 @@ def check_projection(features: torch.Tensor, bits: torch.Tensor, views: int) -> 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_visible_maxima_and_gradients_are_those_of_tensor_code(size, dtype):
     batch, count, channels, views = size
-    if dtype is torch.float16 and count > 100:
-        pytest.skip("this size in two types is enough, interpreted")
+    if dtype is not torch.float32 and count > 100:
+        pytest.skip("this size in one type is enough, interpreted")
     check_projection(drawn(batch, count, channels, dtype=dtype), seen(batch, count, views), views)
 
 
@@ -158,7 +158,7 @@ def test_closed_balls_and_the_nearest_point_of_empty_ones():
 @pytest.mark.parametrize("kind", ["random", "lattice"])
 @pytest.mark.parametrize(("count", "axes", "k"), [(20, 3, 20), (150, 2, 7), (700, 3, 20)])
 def test_neighbours_are_those_of_tensor_code(kind, count, axes, k):
-    points, queries = cloud(2, count, axes, kind=kind), cloud(2, 9, axes, kind=kind, seed=1)
+    points, queries = cloud(2, count, axes, kind=kind), cloud(2, 5, axes, kind=kind, seed=1)
     assert torch.equal(cuda.knn(points, queries, k), plain.knn(points, queries, k))
 
 
@@ -301,8 +301,9 @@ ONE_OF_EACH += ["neighbours 1024", "smallest 1024"]
 @alone
 @constructible
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize(
+    ("name", "capability"), [(name, 90) for name in USUAL] + [(name, 80) for name in ONE_OF_EACH]
+)
 def test_every_kernel_compiles_for_real_devices(name, capability, tmp_path):
     """Without a GPU: nothing spills to memory, and no distance is a fused multiply-add."""
     kernel, types, warps = USUAL[name]
