@@ -52,7 +52,7 @@ IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet
 
 def tiered(case, *values):
     """A case, of the slow tier if its network is large."""
-    large = case[1:] in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
+    large = case[1:3] in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
     heavy = large or case[1] == "curvenet_released"
     heavy |= case[0] != "plain" and values == ("bf16",)
     return slow_if(heavy, case, *values)
