@@ -70,14 +70,14 @@ at_other_moments = pytest.mark.stress
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "epochs_before_kill",
-    [2, pytest.param(0, marks=at_other_moments), pytest.param(5, marks=at_other_moments)],
+    [2, pytest.param(0, marks=at_other_moments), pytest.param(3, marks=at_other_moments)],
 )
 def test_a_killed_training_ends_with_the_same_weights(workshop, epochs_before_kill):
     undisturbed = workshop.student("undisturbed")
     if not undisturbed.exists():
-        train_student.main(workshop.student_arguments("undisturbed", "train.epochs=6"))
+        train_student.main(workshop.student_arguments("undisturbed", "train.epochs=4"))
     name = f"killed_{epochs_before_kill}"
-    arguments = workshop.student_arguments(name, "train.epochs=6")
+    arguments = workshop.student_arguments(name, "train.epochs=4")
     log = workshop.folder / "runs" / name / "log.jsonl"
     process = subprocess.Popen(
         [sys.executable, "train_student.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL

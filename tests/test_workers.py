@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from dying import die, die_at_chairs, die_at_first
 
 from data.prepare import workers
 from data.prepare.__main__ import parse, prepare
@@ -199,26 +200,6 @@ def test_a_killed_worker_changes_nothing(tmp_path, whole):
     watcher.join()
     assert killed
     assert contents(tmp_path) == whole
-
-
-def die_at_chairs(shape, settings, path):
-    """What a worker does in the test below; a function of a module, for other processes."""
-    if shape.class_name == "chair":
-        os.kill(os.getpid(), signal.SIGKILL)
-    write_record(path, {"count": np.array(1)})
-
-
-def die(shape, settings, path):
-    os._exit(1)
-
-
-def die_at_first(shape, settings, path):
-    mark = Path(path).parent.parent / "died"
-    if not mark.exists():
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        os._exit(1)
-    write_record(path, {"count": np.array(1)})
 
 
 @pytest.mark.slow
