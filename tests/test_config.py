@@ -99,6 +99,7 @@ def test_an_override_has_the_last_word_wherever_it_stands():
             [*shipped("pointnet", "psb26"), *shipped("dgcnn")],
             "found a recipe after a set in .*dgcnn.yaml: give recipes first",
         ),
+        ([*shipped("pointnet"), *shipped("dgcnn")], "found several recipes in .*: give one"),
         (shipped("pointnet", "psb62"), "no configuration file scripts/configs/sets/psb62.yaml"),
         (["scripts/configs/psb26/pointnet.yaml"], "no configuration file.*recipes and sets"),
         ([*shipped("pointnet"), "data.name"], "no configuration file data.name: expected YAML"),
@@ -191,3 +192,10 @@ def test_help_lists_every_key_with_its_default(capsys):
     assert shown.startswith("usage: RECIPE.yaml [SET.yaml ...] [group.key=value ...]")
     assert "data.name=(required)" in shown
     assert "  distill.distance=l1" in shown and "  init=None" in shown
+
+
+def test_a_file_may_lie_in_a_folder_with_an_equals_sign(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    (tmp_path / "a=b" / "mine.yaml").write_text("data: {name: A}\ntrain: {epochs: 7}\n")
+    config = load_config(StudentConfig, [str(tmp_path / "a=b" / "mine.yaml"), "init=a/b=c.pth"])
+    assert (config.train.epochs, config.init) == (7, "a/b=c.pth")

@@ -150,6 +150,25 @@ def test_two_programs_append_at_once(tmp_path):
     assert sorted(one.seed for one in results.read(table)) == [*range(25), *range(100, 125)]
 
 
+def test_names_in_any_language_and_byte_order_marks(tmp_path):
+    table = tmp_path / "results.csv"
+    results.append(table, row(run="größe_シ"))
+    assert results.read(table) == [row(run="größe_シ")]
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert results.read(table) == [row(run="größe_シ")]
+    table.write_bytes(table.read_bytes() + "größe".encode("latin-1"))
+    with pytest.raises(DataError, match="no UTF-8 text"):
+        results.read(table)
+
+
+def test_a_row_with_too_many_fields_is_named(tmp_path):
+    results.append(tmp_path / "results.csv", row())
+    text = (tmp_path / "results.csv").read_text().rstrip("\n")
+    (tmp_path / "results.csv").write_text(f"{text},1\n")
+    with pytest.raises(DataError, match="line 2: more fields than the"):
+        results.read(tmp_path / "results.csv")
+
+
 def test_damaged_tables_are_named(tmp_path):
     table = tmp_path / "results.csv"
     results.append(table, row())

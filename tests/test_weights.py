@@ -88,3 +88,16 @@ def test_only_the_wanted_names_are_compared_and_loaded():
     assert torch.equal(own[0].weight, state["0.weight"]) and torch.equal(own[1].weight, kept)
     with pytest.raises(ConfigError, match="1 of another shape"):
         load_matching(own, {**state, "0.bias": 1}, "f", "ours", lambda n: n[0] == "0", ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ([], "found list"),
+        ({1: torch.zeros(2)}, r"1 unexpected \(1\)"),
+        ({"0.weight": [[1.0, 2.0]] * 3}, r"1 of another shape \(0.weight\)"),
+    ],
+)
+def test_what_is_no_state_dict_does_not_fit(state, found):
+    with pytest.raises(DataError, match=found):
+        load_matching(network(), state, "file.pth", "a network")

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,20 @@ import pytest
 from conftest import ROOT
 from dying import die, die_at_chairs, die_at_first
 
+from data.prepare import cluster as clusters
 from data.prepare import workers
-from data.prepare.__main__ import parse, prepare
+from data.prepare.__main__ import main, parse, prepare
+from data.prepare.cluster import run_cluster
+from data.prepare.pack import open_work
 from data.prepare.shape import ShapeSettings
-from data.prepare.workers import Records, make_records, write_record
+from data.prepare.workers import Crew, Records, make_records, run_here, write_record
 from data.sources.folders import ShapeFile, find_files
 from data.synthetic.shapes import generate
 from utils.errors import ConfigError, RunError
 from utils.progress import Progress
 
 FILES = ("report.json", "test.h5", "train.h5")
+TWO = partial(run_here, workers=2)
 SMALL = ["--points", "32", "--image-size", "8"]
 
 
@@ -181,7 +186,7 @@ def test_few_shapes_are_handed_out_at_a_time(shapes, records, monkeypatch):
 
     monkeypatch.setattr(workers, "ProcessPoolExecutor", Counting)
     monkeypatch.setattr(workers, "work_on", finish_late)
-    make_records(shapes, records, 2)
+    make_records(shapes, records, TWO)
     assert sorted(made) == [shape.id for shape in shapes]
     assert max(counts) <= 2 * workers.AHEAD < len(shapes)
 
@@ -207,7 +212,7 @@ def test_a_shape_that_kills_its_worker_twice_is_given_up_alone(shapes, records, 
     monkeypatch.setattr(workers, "work_on", die_at_chairs)
     monkeypatch.setattr(workers, "AHEAD", 2)
     shapes = [shape for shape in shapes if shape.split == "test"]
-    make_records(shapes, records, 2)
+    make_records(shapes, records, TWO)
     reasons = {shape.class_name for shape in shapes if "reason" in records.read(shape)}
     assert reasons == {"chair"}
     assert "died" in str(records.read(next(s for s in shapes if s.class_name == "chair"))["reason"])
@@ -216,28 +221,61 @@ def test_a_shape_that_kills_its_worker_twice_is_given_up_alone(shapes, records, 
 @pytest.mark.slow
 def test_a_death_that_does_not_repeat_costs_nothing(shapes, records, monkeypatch):
     monkeypatch.setattr(workers, "work_on", die_at_first)
-    make_records(shapes[:3], records, 2)
+    make_records(shapes[:3], records, TWO)
     assert not any("reason" in records.read(shape) for shape in shapes[:3])
 
 
 @pytest.mark.slow
 def test_workers_that_all_die_are_no_fault_of_the_shapes(shapes, records, monkeypatch):
     monkeypatch.setattr(workers, "work_on", die)
-    with pytest.raises(RunError, match="worker processes died and none prepared a shape"):
-        make_records(shapes, records, 2)
+    monkeypatch.setattr(workers, "MANY", 2)
+    with pytest.raises(RunError, match="2 shapes in a row killed .* enough memory"):
+        make_records(shapes, records, TWO)
+    again = Records(records.settings, records.folder)
+    assert not any(again.has(shape) for shape in shapes), "they are tried again"
 
 
-def test_a_shape_given_up_is_listed(tmp_path, monkeypatch):
-    def give_up(shape, settings, path):
+def test_a_shape_given_up_is_listed_and_tried_again(tmp_path, whole, monkeypatch):
+    def work_on(shape, settings, path):
         if shape.id.endswith("chair_0001"):
             raise MemoryError
-        return prepare_shape(shape, settings)
+        real(shape, settings, path)
 
-    prepare_shape = workers.prepare_shape
-    monkeypatch.setattr(workers, "prepare_shape", lambda *args: give_up(*args, None))
-    line = run(tmp_path, "--workers", "1")
-    assert "prepared 31 of 32" in line and "skipped 1" in line
-    assert "more memory than there is" in (tmp_path / "Set" / "report.json").read_text()
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    real = workers.work_on
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "work_on", work_on)
+        line = run(tmp_path / "a", "--workers", "1")
+        assert "prepared 31 of 32" in line and "skipped 1" in line
+        assert "want of memory" in (tmp_path / "a" / "Set" / "report.json").read_text()
+        patch.setattr("data.prepare.__main__.pack", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "b", "--workers", "1")
+    run(tmp_path / "a", "--workers", "1", "--overwrite")
+    run(tmp_path / "b", "--workers", "1")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == whole
+
+
+def test_two_processes_do_not_prepare_one_set(tmp_path, whole):
+    (tmp_path / "Set").mkdir()
+    with open_work(tmp_path / "Set"), pytest.raises(ConfigError, match="another process is prep"):
+        run(tmp_path, "--workers", "1")
+    run(tmp_path, "--workers", "1")
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("address", ["", "here", "http://here:1", "tcp://here"])
+def test_addresses_that_are_none_are_refused(tmp_path, address):
+    with pytest.raises(ConfigError, match="expected tcp://HOST:PORT"):
+        parse(arguments(tmp_path, "--cluster", address))
+
+
+def test_a_place_that_cannot_be_written_is_said_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file.*the same command goes on"):
+        main(arguments(tmp_path / "file"))
 
 
 # ---- a cluster
@@ -281,17 +319,15 @@ def test_a_cluster_makes_up_for_a_worker_that_dies(tmp_path, whole, cluster):
 @pytest.mark.slow  # it needs the optional requirement
 def test_a_cluster_that_is_not_there_is_named(shapes, records, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    monkeypatch.setattr(clusters, "PATIENCE", 0.5)
     with pytest.raises(ConfigError, match=r"no Dask scheduler answers .*dask scheduler"):
-        make_records(shapes, records, 1, "tcp://127.0.0.1:9")
-    with pytest.raises(ConfigError, match="no Dask scheduler answers"):
-        make_records(shapes, records, 1, "nonsense://here")
+        run_cluster(shapes, Crew(records, Progress(1, "shapes")), "tcp://127.0.0.1:9")
 
 
 def test_a_missing_package_is_named(shapes, records, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match="pip install distributed"):
-        make_records(shapes, records, 1, "tcp://127.0.0.1:9")
+        run_cluster(shapes, Crew(records, Progress(1, "shapes")), "tcp://127.0.0.1:9")
 
 
 class FakeClient:
@@ -321,17 +357,19 @@ class FakeClient:
 )
 def test_workers_of_a_cluster_that_cannot_do_it_are_refused(tmp_path, client, message):
     with pytest.raises(ConfigError, match=message):
-        workers._check_workers(client, "tcp://host:1", tmp_path / "records")
+        clusters._check_workers(client, "tcp://host:1", tmp_path / "records")
 
 
 def test_workers_of_a_cluster_that_can_do_it_are_counted(tmp_path):
-    assert workers._check_workers(FakeClient({"a": 1, "b": 1}), "x", tmp_path / "records") == 2
+    assert clusters._check_workers(FakeClient({"a": 1, "b": 1}), "x", tmp_path / "records") == 2
 
 
 # ---- what is refused, what is shown
 
 
-@pytest.mark.parametrize("name", ["sources", "Prepare", "GEOMETRY", "rendering", "synthetic"])
+@pytest.mark.parametrize(
+    "name", ["sources", "Prepare", "GEOMETRY", "rendering", "synthetic", "__pycache__"]
+)
 def test_folders_of_code_are_no_names_of_sets(tmp_path, name):
     with pytest.raises(ConfigError, match=f"{name!r} is a folder of code"):
         parse([str(tmp_path), "--name", name])

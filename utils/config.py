@@ -55,22 +55,28 @@ def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
     if {"-h", "--help"} & set(arguments):
         print(describe_keys(schema))
         raise SystemExit(0)
-    files = [argument for argument in arguments if "=" not in argument]
+    files = list(filter(is_file, arguments))
     check_order(files)
     values: dict[str, Any] = {}
     for file in files:
         values = merge(values, read_yaml(file))
     for argument in arguments:
-        if "=" in argument:
+        if not is_file(argument):
             override(values, argument)
     return validate(schema, values)
+
+
+def is_file(argument: str) -> bool:
+    """Whether an argument names a file; others are overrides, whose value may be a path."""
+    key, equals, _ = argument.partition("=")
+    return not equals or "/" in key
 
 
 def check_order(files: Sequence[str]) -> None:
     """Recipes come before sets, which they would undo; files of other folders may stand anywhere.
 
     Raises:
-        ConfigError: no file, a set that is the first, a recipe after a set.
+        ConfigError: no file, a set that is the first, a recipe after a set, several recipes.
     """
     if not files:
         raise ConfigError(f"found no YAML file, expected a recipe such as {EXAMPLE}")
@@ -79,6 +85,8 @@ def check_order(files: Sequence[str]) -> None:
         raise ConfigError(f"found the set {files[0]} first, expected a recipe such as {EXAMPLE}")
     if "sets" in folders and "recipes" in folders[folders.index("sets") :]:
         raise ConfigError(f"found a recipe after a set in {' '.join(files)}: give recipes first")
+    if folders.count("recipes") > 1:
+        raise ConfigError(f"found several recipes in {' '.join(files)}: give one, then sets")
 
 
 def describe_keys(schema: type[BaseModel]) -> str:
@@ -129,20 +137,20 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def override(values: dict[str, Any], word: str) -> None:
+def override(values: dict[str, Any], argument: str) -> None:
     """Set ``a.b=c`` in ``values``; the right side is read as YAML (numbers, lists, null, true)."""
-    key, _, text = word.partition("=")
+    key, _, text = argument.partition("=")
     *groups, last = key.split(".")
     if not all([*groups, last]):
-        raise ConfigError(f"cannot read the override {word!r}: expected group.key=value")
+        raise ConfigError(f"cannot read the override {argument!r}: expected group.key=value")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value in {word!r}: {error}") from error
+        raise ConfigError(f"cannot read the value in {argument!r}: {error}") from error
     for group in groups:
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{word!r}: {group!r} is a value, not a group of keys")
+            raise ConfigError(f"{argument!r}: {group!r} is a value, not a group of keys")
     values[last] = value
 
 

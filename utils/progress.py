@@ -37,7 +37,7 @@ class Progress:
         self.done += count
         self.bar.update(count)
         now = time.monotonic()
-        if self.bar.disable and now - self.spoken >= self.every:
+        if count and self.bar.disable and now - self.spoken >= self.every:
             self.spoken = now
             seconds = (self.total - self.done) * (now - self.begun) / (self.done - self.begin)
             print(

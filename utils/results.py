@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,10 @@ def append(path: str | Path, result: Result) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             known = read(path) if path.is_file() and path.stat().st_size else []
-            with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+            with (
+                atomic_path(path) as temporary,
+                open(temporary, "w", newline="", encoding="utf-8") as file,
+            ):
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(asdict(row) for row in [*known, result])  # None: an empty field
@@ -85,27 +89,31 @@ def read(path: str | Path) -> list[Result]:
     """
     if not Path(path).is_file():
         raise DataError(f"no table of results at {path}; test.py writes it")
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        if not set(REQUIRED) <= set(found) <= set(COLUMNS):
-            raise DataError(
-                f"{path} has the columns {','.join(found)}, expected {','.join(COLUMNS)}; move it"
-            )
-        results = []
-        for number, row in enumerate(reader, start=2):
-            try:
-                values = {name: _value(name, text) for name, text in row.items()}
-                results.append(Result(**values))
-            except (TypeError, ValueError, KeyError) as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}); move it") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    found = reader.fieldnames or []
+    if not set(REQUIRED) <= set(found) <= set(COLUMNS):
+        raise DataError(
+            f"{path} has the columns {','.join(found)}, expected {','.join(COLUMNS)}; move it"
+        )
+    results = []
+    for number, row in enumerate(reader, start=2):
+        try:
+            results.append(Result(**{name: _value(name, text) for name, text in row.items()}))
+        except (TypeError, ValueError, KeyError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
     return results
 
 
 _TYPES = {field.name: field.type for field in fields(Result)}
 
 
-def _value(name: str, text: str | None) -> Any:
+def _value(name: str | None, text: str | None) -> Any:
+    if name is None:
+        raise ValueError(f"more fields than the {len(COLUMNS)} columns")
     kind = _TYPES[name]
     if text is None:
         raise ValueError(f"the row ends before {name}")

@@ -84,20 +84,24 @@ def load_matching(
         error: names that are missing or unexpected, or tensors of another shape; ``module`` is as
             it was.
     """
+    if not isinstance(state, Mapping):
+        raise error(f"{source} holds no weights by name, found {type(state).__name__}")
     own = {name: value for name, value in module.state_dict().items() if wanted(name)}
-    given = {name: value for name, value in state.items() if wanted(name)}
+    given = {name: value for name, value in state.items() if wanted(str(name))}
     faults = {
         "missing": [n for n in own.keys() - given.keys() if not n.endswith("num_batches_tracked")],
         "unexpected": given.keys() - own.keys(),
         "of another shape": [
-            n for n in own.keys() & given if own[n].shape != getattr(given[n], "shape", None)
+            n
+            for n in own.keys() & given
+            if not isinstance(given[n], Tensor) or own[n].shape != given[n].shape
         ],
     }
-    found = [
-        f"{len(names)} {fault} ({', '.join(sorted(names)[:SHOWN])}{', ...' * (len(names) > SHOWN)})"
-        for fault, names in faults.items()
-        if names
-    ]
+    found = []
+    for fault, names in faults.items():
+        if names:
+            first = ", ".join(sorted(map(str, names))[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+            found.append(f"{len(names)} {fault} ({first})")
     if found:
         raise error(
             f"{source}: its weights do not fit {target}: {', '.join(found)}; expected those of the "

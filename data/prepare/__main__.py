@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.geometry.meshes import UP_AXES
+from data.prepare.cluster import run_cluster
 from data.prepare.pack import clear_up, describe, find_finished, open_work, pack
 from data.prepare.shape import CloudSettings, ShapeSettings
-from data.prepare.workers import Records, make_records
+from data.prepare.workers import Records, make_records, run_here
 from data.rendering.cameras import RIGS, find_rig
 from data.rendering.hidden_points import DEFAULT_VISIBILITY, HPR_RADIUS, VISIBILITIES
 from data.rendering.rays import SHADINGS
@@ -27,11 +30,12 @@ from data.sources.folders import Source, find_files
 from data.sources.registry import LAYOUTS, find_source
 from data.storage import VERSION
 from data.synthetic.shapes import MOST_PER_CLASS, generate
-from utils.errors import ConfigError, run_main
+from utils.errors import ConfigError, RunError, run_main
 from utils.machine import local_cores, local_processes
 
 # Folders of code in data/, which no set may take; some disks do not tell Shapes from shapes.
 CODE = {path.parent.name for path in Path(__file__).parents[1].glob("*/__init__.py")}
+CODE |= {"__pycache__"}
 
 UP_HELP = (
     "the axis that is up in the files (default: z; y in the public ModelNet40 clouds, ScanObjectNN "
@@ -95,13 +99,16 @@ def _check_options(options: argparse.Namespace) -> None:
             raise ConfigError("the embedded shapes are z up: leave --up out with --shapes")
     if not options.name:
         raise ConfigError("give the set a --name: it becomes the folder data/NAME")
-    if options.name.startswith(".") or Path(options.name).name != options.name:
+    plain = Path(options.name).name == options.name and options.name.isprintable()
+    if not plain or options.name.startswith("."):
         raise ConfigError(f"--name {options.name!r} is no plain folder name; --root says where")
     if options.name.casefold() in CODE:
         raise ConfigError(
             f"--name {options.name!r} is a folder of code in data/: give another name, which the "
             "set will have as its folder there"
         )
+    if options.cluster is not None and not re.fullmatch(r"(tcp|tls)://\S+:\d+", options.cluster):
+        raise ConfigError(f"--cluster is {options.cluster!r}, expected tcp://HOST:PORT")
     find_rig(options.recipe)
     least = {"image_size": 8, "points": 1, "seed": 0, "workers": 1}
     least |= {"shapes_train": 1, "shapes_test": 1}
@@ -163,7 +170,8 @@ def prepare(options: argparse.Namespace) -> str:
         The closing line, with the counts.
 
     Raises:
-        ConfigError: the set is there with other settings, or the cluster is not. DataError: an
+        ConfigError: the set is there with other settings, another process is preparing it, or the
+            cluster is not there. DataError: an
             unusable source. RunError: no worker lives long enough, or a damaged record.
     """
     folder = options.root / options.name
@@ -190,13 +198,16 @@ def prepare(options: argparse.Namespace) -> str:
     if report := None if options.overwrite else find_finished(folder, settings):
         clear_up(folder)
         return f"already prepared {describe(report, folder)}"
-    work = open_work(folder)
-    if source is None:
-        source = generate_shapes(options, work)
-    records = Records(shape_settings, work / "records")
-    make_records(source.shapes, records, options.workers, options.cluster)
-    report = pack(folder, source, shape_settings, settings, records)
-    clear_up(folder)
+    with open_work(folder) as work:
+        if source is None:
+            source = generate_shapes(options, work)
+        records = Records(shape_settings, work / "records")
+        run = partial(run_here, workers=options.workers)
+        if options.cluster is not None:
+            run = partial(run_cluster, address=options.cluster)
+        make_records(source.shapes, records, run)
+        report = pack(folder, source, shape_settings, settings, records)
+        clear_up(folder)
     return f"prepared {describe(report, folder)}"
 
 
@@ -208,7 +219,12 @@ def generate_shapes(options: argparse.Namespace, work: Path) -> Source:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    print(prepare(parse(arguments)))
+    try:
+        print(prepare(parse(arguments)))
+    except OSError as error:  # a full disk, a folder that cannot be written
+        raise RunError(
+            f"{error}; once that is mended, the same command goes on from here"
+        ) from error
 
 
 if __name__ == "__main__":

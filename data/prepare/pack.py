@@ -7,11 +7,13 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from data.parts import MOST_PARTS
 from data.prepare.shape import Record, ShapeSettings
@@ -72,9 +74,14 @@ def find_differences(found: dict[str, Any], settings: dict[str, Any]) -> str:
     )
 
 
-def open_work(folder: Path) -> Path:
-    """The work folder of a set, which is empty unless a preparation was interrupted: that one goes
-    on, even to overwrite a set."""
+@contextmanager
+def open_work(folder: Path) -> Iterator[Path]:
+    """The work folder of a set, for this process alone. It is empty unless a preparation was
+    interrupted: that one goes on, even to overwrite a set.
+
+    Raises:
+        ConfigError: another process is at work in it.
+    """
     work = folder / WORK
     if (folder / REPORT).exists() or not work.is_dir():
         shutil.rmtree(work, ignore_errors=True)
@@ -82,7 +89,18 @@ def open_work(folder: Path) -> Path:
         work.mkdir(parents=True)
         for split in SPLITS:
             (folder / f"{split}.h5").unlink(missing_ok=True)
-    return work
+    lock = FileLock(work / "lock")
+    with suppress(NotImplementedError):  # a disk without locks
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"another process is preparing {folder}: wait for it, or give another --name"
+            ) from None
+    try:
+        yield work
+    finally:
+        lock.release()
 
 
 def clear_up(folder: Path) -> None:
@@ -220,7 +238,10 @@ def pack(
             image_bytes=survey.image_bytes[split],
         )
         packed = _read_records(members, records, header)
-        hashes[split] = write_split(folder / f"{split}.h5", header, packed)
+        try:
+            hashes[split] = write_split(folder / f"{split}.h5", header, packed)
+        except RuntimeError as error:  # of HDF5, where it cannot close a file on a full disk
+            raise OSError(f"{folder / split}.h5 cannot be written: {error}") from error
     report = {
         "name": folder.name,
         "found": len(source.shapes) + len(source.skipped),

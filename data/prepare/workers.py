@@ -1,4 +1,4 @@
-"""The records of many shapes, made by the processes of this machine or of a Dask cluster.
+"""The records of many shapes, made by processes of this machine or of a cluster.
 
 The record of a shape, an ``.npz`` file, lies in the work folder of the set from the moment its
 shape is prepared until the set is packed. It depends on the shape's file and the settings alone and
@@ -11,16 +11,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import multiprocessing
 import os
 import signal
 import threading
 import zipfile
-from collections.abc import Collection, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,16 +30,16 @@ import numpy as np
 from data.prepare.shape import Record, ShapeSettings, prepare_shape
 from data.sources.cloud_files import SourceError
 from data.sources.folders import ShapeFile
-from utils.errors import ConfigError, DataError, RunError
+from utils.errors import DataError, RunError
 from utils.files import atomic_path
 from utils.progress import Progress
 
 RECORD = 5  # raise it whenever a record holds other things: those of an older program are no use
 THREADS = "OMP_NUM_THREADS"
 AHEAD = 4  # shapes handed out per worker: none waits for the next, and few lie in memory
-FEW = 3  # deaths in a row, before any shape is prepared, that are not the shapes' fault
-PATIENCE = 10.0  # seconds to find the scheduler of a cluster
-DIED = "its worker process died at every try, killed or for want of memory"
+DIED = "its process died at every try, killed or for want of memory"
+TRIES = 2  # of a shape alone, after one in company: a worker may be killed by accident
+MANY = 8  # shapes given up in a row are no accident
 
 
 class Records:
@@ -54,6 +54,7 @@ class Records:
         self.settings = settings
         self.folder = folder.absolute()  # workers of a cluster may run in other folders
         identity = [settings.renderer, RECORD, asdict(settings)]
+        self.given_up: set[str] = set()  # ids of shapes that no process survives
         self._digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
 
     def path(self, shape: ShapeFile) -> str:
@@ -75,6 +76,8 @@ class Records:
         Raises:
             RunError: it is not there any more, or damaged.
         """
+        if shape.id in self.given_up:
+            return {"reason": np.array(DIED)}
         path = self.path(shape)
         try:
             with np.load(path) as file:
@@ -90,21 +93,15 @@ def work_on(shape: ShapeFile, settings: ShapeSettings, path: str) -> None:
     """Write the record of one shape; an unusable one gets a record with the reason alone.
 
     Raises:
-        SourceError: the reason is none of this shape alone.
+        SourceError: the reason is none of this shape alone. MemoryError: it does not suffice.
     """
     try:
         record = prepare_shape(shape, settings)
     except SourceError:
         raise
     except DataError as error:
-        record = _reason(str(error))
-    except MemoryError:
-        record = _reason("it takes more memory than there is")
+        record = {"reason": np.array(" ".join(str(error).split()))}
     write_record(path, record)
-
-
-def _reason(text: str) -> Record:
-    return {"reason": np.array(" ".join(text.split()))}
 
 
 def write_record(path: str, record: Record) -> None:
@@ -114,34 +111,24 @@ def write_record(path: str, record: Record) -> None:
 
 
 def make_records(
-    shapes: list[ShapeFile], records: Records, workers: int, cluster: str = ""
+    shapes: list[ShapeFile], records: Records, run: Callable[[list[ShapeFile], Crew], None]
 ) -> None:
     """Write the records that are not there yet.
 
-    Args:
-        workers: processes of this machine; 1 works in this process.
-        cluster: address of a Dask scheduler whose workers do it instead.
+    A shape that kills every worker that tries it, alone too, is given up: ``records`` says so of it
+    from then on. It gets no file, so that the next command tries it again.
 
-    A shape whose worker dies is tried once more, by itself (by Dask, three times more), and then
-    gets a record with that reason.
+    Args:
+        run: where; :func:`run_here`, or :func:`data.prepare.cluster.run_cluster`.
 
     Raises:
-        RunError: no worker lives long enough. SourceError: see :func:`work_on`.
-        ConfigError: no such cluster, or one that cannot do it.
+        RunError: many shapes in a row are given up. SourceError: see :func:`work_on`. And what
+            ``run`` raises.
     """
     left = [shape for shape in shapes if not records.has(shape)]
     with Progress(len(shapes), "shapes", done=len(shapes) - len(left)) as progress:
-        crew = Crew(records, progress)
-        if not left:
-            return
-        if cluster:
-            _run_cluster(left, crew, cluster)
-        elif workers == 1:
-            for shape in left:
-                work_on(shape, records.settings, records.path(shape))
-                progress.update()
-        else:
-            _run_pools(left, crew, min(workers, len(left)))
+        if left:
+            run(left, Crew(records, progress))
 
 
 @dataclass
@@ -150,7 +137,7 @@ class Crew:
 
     records: Records
     progress: Progress
-    prepared: int = 0
+    in_a_row: int = 0  # given up since a shape was prepared
 
     def hand_out(
         self, executor: Executor, shapes: list[ShapeFile], ahead: int, killed: tuple = ()
@@ -162,10 +149,12 @@ class Crew:
             killed: what a future raises whose shape alone the executor has given up.
 
         Returns:
-            The shapes in hand when the executor broke, none if it did not.
+            The shapes to try again: those in hand when the executor broke, and those for which
+            memory did not suffice.
         """
         finished: SimpleQueue[Future[None]] = SimpleQueue()
         in_hand: dict[Future[None], ShapeFile] = {}
+        fallen: list[ShapeFile] = []
         waiting = iter(shapes)
 
         def submit(count: int) -> None:
@@ -183,23 +172,58 @@ class Crew:
                     future.result()
                 except killed:
                     self.give_up(in_hand[future])
+                except MemoryError:
+                    fallen.append(in_hand[future])
                 else:
-                    self.prepared += 1
-                    self.progress.update()
+                    self.count()
                 del in_hand[future]
                 submit(1)
         except BrokenProcessPool:
-            return [shape for shape in in_hand.values() if not self.records.has(shape)]
-        return []
+            for shape in in_hand.values():
+                if self.records.has(shape):
+                    self.count()
+                else:
+                    fallen.append(shape)
+        return fallen
+
+    def count(self) -> None:
+        self.in_a_row = 0
+        self.progress.update()
 
     def give_up(self, shape: ShapeFile) -> None:
-        write_record(self.records.path(shape), _reason(DIED))
+        """Leave a shape out; RunError where so many in a row are no accident."""
+        self.records.given_up.add(shape.id)
+        self.in_a_row += 1
         self.progress.update()
+        if self.in_a_row >= MANY:
+            raise RunError(
+                f"{MANY} shapes in a row killed the processes that prepared them, the last is "
+                f"{shape.place}: is there enough memory? The same command goes on from here and "
+                "tries them again; move their files away if they are to blame"
+            )
+
+    def left_of(self, shapes: list[ShapeFile]) -> list[ShapeFile]:
+        known = self.records
+        return [s for s in shapes if s.id not in known.given_up and not known.has(s)]
+
+
+def run_here(shapes: list[ShapeFile], crew: Crew, workers: int) -> None:
+    """By so many processes of this machine; 1 works in this process."""
+    if workers > 1:
+        _run_pools(shapes, crew, min(workers, len(shapes)))
+        return
+    for shape in shapes:
+        try:
+            work_on(shape, crew.records.settings, crew.records.path(shape))
+        except MemoryError:
+            crew.give_up(shape)
+        else:
+            crew.count()
 
 
 def _run_pools(shapes: list[ShapeFile], crew: Crew, workers: int) -> None:
     """By processes of this machine. One that is killed breaks its whole pool: the shapes in hand
-    are then tried once more, one at a time, which tells who is to blame."""
+    are then tried one at a time, which tells who is to blame."""
 
     def try_with(workers: int, shapes: list[ShapeFile], ahead: int) -> list[ShapeFile]:
         with _pool(workers) as pool:
@@ -207,18 +231,14 @@ def _run_pools(shapes: list[ShapeFile], crew: Crew, workers: int) -> None:
 
     while shapes:
         suspects = try_with(workers, shapes, AHEAD * workers)
-        deaths = 0
+        deaths: Counter[str] = Counter()
         while suspects:
             for shape in try_with(1, suspects, 1):
-                deaths += 1
-                if deaths >= FEW and not crew.prepared:
-                    raise RunError(
-                        f"{deaths + 1} worker processes died and none prepared a shape, perhaps "
-                        "for want of memory; the same command goes on from here"
-                    )
-                crew.give_up(shape)
-            suspects = [shape for shape in suspects if not crew.records.has(shape)]
-        shapes = [shape for shape in shapes if not crew.records.has(shape)]
+                deaths[shape.id] += 1
+                if deaths[shape.id] == TRIES:
+                    crew.give_up(shape)
+            suspects = crew.left_of(suspects)
+        shapes = crew.left_of(shapes)
 
 
 @contextlib.contextmanager
@@ -245,64 +265,3 @@ def _follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _run_cluster(shapes: list[ShapeFile], crew: Crew, address: str) -> None:
-    """By the workers of a Dask cluster, which makes up for those that die."""
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError:
-        raise ConfigError(
-            "--cluster needs the package distributed: pip install distributed"
-        ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said below
-    try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--cluster {address}: no Dask scheduler answers there ({error}); start one with: "
-            "python -m dask scheduler"
-        ) from error
-    with client:
-        count = _check_workers(client, address, crew.records.folder)
-        executor = client.get_executor(pure=False)
-        shapes = [replace(shape, path=shape.path.absolute()) for shape in shapes]
-        try:
-            crew.hand_out(executor, shapes, AHEAD * count, (KilledWorker,))
-        except CancelledError:
-            raise RunError(
-                f"the Dask scheduler {address} has gone; the same command goes on from here"
-            ) from None
-        finally:
-            executor.shutdown(wait=False)
-
-
-def _check_workers(client, address: str, folder: Path) -> int:
-    """How many workers a cluster has.
-
-    Raises:
-        ConfigError: none, one with several threads, without this code or without this disk.
-    """
-    start = f"start them in the project's folder: python -m dask worker {address} --nthreads 1"
-    threads = client.nthreads()
-    if not threads:
-        raise ConfigError(f"--cluster {address} has no workers; {start}")
-    for worker, count in threads.items():
-        if count != 1:
-            raise ConfigError(f"worker {worker} has {count} threads, expected 1; {start}")
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = client.run(look_around, str(folder), on_error="return")
-    for worker, answer in answers.items():
-        if isinstance(answer, Exception):
-            raise ConfigError(f"worker {worker} cannot run this code ({answer}); {start}")
-        if answer != (RECORD, True):
-            what = f"does not see {folder}: workers share a disk"
-            if answer[0] != RECORD:
-                what = "runs another version of this code"
-            raise ConfigError(f"worker {worker} {what}; {start}")
-    return len(threads)
-
-
-def look_around(folder: str) -> tuple[int, bool]:
-    """What a worker of a cluster has: the version of its records, and whether it sees a folder."""
-    return RECORD, os.path.isdir(folder)
