@@ -145,6 +145,7 @@ def roll(function, shift):
     return lambda *arguments: function(*arguments).roll(shift, dims=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "name", "place", "wrong"),
     [
@@ -169,6 +170,7 @@ def test_a_wrong_form_is_not_timed(group, name, place, wrong, monkeypatch):
     right.check()
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_of_the_projection_is_not_timed(monkeypatch):
     def half(features, seen):
         return (pooled := pool(features, seen)).detach() + 0.5 * (pooled - pooled.detach())

@@ -53,7 +53,9 @@ PARAMETERS["curvenet_released", "published"] = PARAMETERS["curvenet", "published
 # pointnet2_ssg with more scales, and curvenet with another order of momentum: in few tests
 TWINS = {"pointnet2_msg", "curvenet_released"}
 every_encoder = pytest.mark.parametrize("name", [slow_if(name in TWINS, name) for name in ENCODERS])
-every_kind = pytest.mark.parametrize("name", [name for name in ENCODERS if name not in TWINS])
+every_kind = pytest.mark.parametrize(
+    "name", [slow_if(name == "curvenet", name) for name in ENCODERS if name not in TWINS]
+)
 
 
 def cloud(batch: int, count: int = 600, seed: int = 0) -> torch.Tensor:
@@ -85,7 +87,7 @@ def ordered(output: StudentOutput, points: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 @every_encoder
-@pytest.mark.parametrize("count", [1024, 2048])
+@pytest.mark.parametrize("count", [1024, slow_if(True, 2048)])
 @torch.no_grad()
 def test_output_contract(name, count):
     network = student(name)
@@ -304,7 +306,9 @@ def test_pointnet2_pools_the_points_that_it_names():
     assert torch.equal(second, gather_rows(points, output.point_index))
 
 
-@pytest.mark.parametrize("name", ["pointnet2_ssg", slow_if(True, "pointnet2_msg"), "curvenet"])
+@pytest.mark.parametrize(
+    "name", ["pointnet2_ssg", slow_if(True, "pointnet2_msg"), slow_if(True, "curvenet")]
+)
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_stored_order_stands_for_the_sample_that_it_is(name, task):
     """In farthest-point order the two samplings are the same network; in another order they are

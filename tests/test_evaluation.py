@@ -77,6 +77,7 @@ def test_the_parts_of_one_cloud(workshop, segmented, tmp_path, capsys):
         test_program.main(arguments)
 
 
+@pytest.mark.slow
 def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_path, capsys):
     train_student.main(workshop.student_arguments("unlabelled", "loss.task=0"))
     path, table = workshop.student("unlabelled"), tmp_path / "results.csv"

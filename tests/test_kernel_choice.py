@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import slow_if
 from helpers import points, seen_by
 
 from models.kernels import choice, cpu, ops, plain, threads
@@ -107,7 +108,7 @@ def test_without_a_compiler_tensor_code_serves(monkeypatch):
         choice._chosen.cache_clear()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, slow_if(True, torch.float64)])
 def test_the_operators_are_what_they_claim(dtype):
     cloud = points("random", 40)
     features = points("random", 40, axes=8).to(dtype).requires_grad_()

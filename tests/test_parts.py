@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from conftest import ROOT
+from conftest import ROOT, slow_if
 
 from data.batches import training_batches
 from data.datasets import PointSet, Subset, ViewSet
@@ -317,7 +317,10 @@ def test_unlabelled_pixels_are_ignored_and_classes_without_parts_too(balls):
     assert set(batch["part_images"][1].unique().tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize(("workers", "resident"), [(0, True), (1, True), (0, False), (1, False)])
+@pytest.mark.parametrize(
+    ("workers", "resident"),
+    [(0, True), slow_if(True, 1, True), (0, False), slow_if(True, 1, False)],
+)
 def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     subset = Subset(shapes, np.arange(len(shapes)))
     views = ViewSet(subset, CPU, workers=workers, resident=resident, fields=["part_images"])
@@ -453,6 +456,7 @@ def test_a_shape_with_parts_is_drawn_with_them(balls, tmp_path):
         assert texts == ([] if index == 0 else ["cap", "base"])
 
 
+@pytest.mark.slow
 def test_the_labelled_archive_is_unpacked_and_cleared(tmp_path):
     (tmp_path / "labeleddb" / "LabeledDB_new" / "Chair").mkdir(parents=True)
     with tarfile.open(tmp_path / "LabeledPSB.tar.xz", "w:xz") as archive:

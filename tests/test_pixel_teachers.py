@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from conftest import slow_if
 from torch import nn
 
 import export_teacher
@@ -115,6 +116,7 @@ def test_stages_are_those_of_vgg_with_attention_between(tmp_path):
         AttentionVGG(str(tmp_path / "other.pth"))
 
 
+@pytest.mark.slow
 def test_the_autoencoder_at_224_is_the_published_chain_of_doublings():
     torch.manual_seed(3)
     teacher = with_random_statistics(teacher_of("autoencoder")[0])
@@ -265,7 +267,7 @@ def test_pixel_teachers_learn_a_few_views(task, amp):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [slow_if(task != "segmentation", task) for task in TASKS])
 def test_checkpoints_of_all_tasks_are_built_again(task, tmp_path):
     torch.manual_seed(10)
     teacher, build = teacher_of(task)

@@ -54,7 +54,7 @@ def tiered(case, *values):
     """A case, of the slow tier if its network is large."""
     large = case[1:3] in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
     heavy = large or case[1] == "curvenet_released"
-    heavy |= case[0] != "plain" and values == ("bf16",)
+    heavy |= case[0] in TEACHERS[1:] or (case[0] != "plain" and values == ("bf16",))
     return slow_if(heavy, case, *values)
 
 

@@ -81,6 +81,7 @@ def test_every_part_name_occurs_and_no_other(class_name):
     assert found == set(range(len(PARTS[class_name])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_no_part_floats(class_name):
     for shape in some(class_name, 5):
