@@ -19,8 +19,6 @@ if [ -n "${REDUCED:-}" ]; then
     SETS="modelnet40 modelnet40_reduced" TEACHER_SET=modelnet40_reduced_teacher SUFFIX=_reduced
     ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-}
     TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
-    LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
-    if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=${TEACHER_WEIGHTS:-$LOCAL_WEIGHTS}; fi
 else
     SETS=modelnet40 TEACHER_SET=modelnet40_teacher
     ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}

@@ -2,8 +2,7 @@
 # Table of the Princeton meshes: every student without and with distillation, 1,024 points, one
 # number of epochs for all, the last epoch tested once. Fills expt/results.csv and prints the table.
 #   bash scripts/prepare_psb26.sh PSB26.tar.xz && bash scripts/table_psb26.sh
-#   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: the file beside
-#                          the project if it is there, else torchvision downloads them)
+#   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: downloaded)
 #   ENCODERS, SEEDS        what to run; SEEDS_SLOW for dgcnn and curvenet
 #   CHOOSE                 encoders whose baseline chooses its own task weight
 #   EPOCHS=30              of all students; other numbers make rows of their own

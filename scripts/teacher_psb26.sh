@@ -1,20 +1,14 @@
 # The teacher of the Princeton tables, to be sourced after scripts/table_functions.sh:
-#   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: the file beside
-#                          the project if it is there, else torchvision downloads them)
+#   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: downloaded)
 TEACHER=${TEACHER:-PSB26_squeezenet1_0_s0}
 BANK=expt/teacher/$TEACHER.h5
-LOCAL_WEIGHTS=../shared/weights/squeezenet1_0_imagenet.pth
-if [ -z "${TEACHER_WEIGHTS:-}" ]; then
-    TEACHER_WEIGHTS=imagenet
-    if [ -f $LOCAL_WEIGHTS ]; then TEACHER_WEIGHTS=$LOCAL_WEIGHTS; fi
-fi
 
 # Train, test and export it. It is trained again where its row is there and its file is not, as in a
 # fresh clone.
 teacher_psb26() {
     if ! has_row "$TEACHER" test || [ ! -f "ckpt/teacher/$TEACHER.pth" ]; then
         run $PYTHON train_teacher.py $(files_of teacher psb26_teacher) \
-            run.name="$TEACHER" teacher.weights="$TEACHER_WEIGHTS"
+            run.name="$TEACHER" teacher.weights="${TEACHER_WEIGHTS:-imagenet}"
         run $PYTHON test.py "ckpt/teacher/$TEACHER.pth" --results "$RESULTS"
     fi
     run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"
