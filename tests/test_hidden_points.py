@@ -95,6 +95,7 @@ def test_the_default_agrees_with_rays():
     assert np.mean(scores) > 0.87
 
 
+@pytest.mark.slow
 def test_the_comparison_prints_a_row_for_each_method(capsys):
     compare_visibility.main(["--shapes", "1", "--points", "64", "--image-size", "32"])
     rows = capsys.readouterr().out.splitlines()

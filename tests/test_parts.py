@@ -443,6 +443,7 @@ def test_a_split_file_is_part_of_the_settings(tmp_path):
         prepare(parse([*listed, "--overwrite"]))
 
 
+@pytest.mark.slow
 def test_a_shape_with_parts_is_drawn_with_them(balls, tmp_path):
     for index in (0, 1):
         figure = draw_shape(balls, index, 2)

@@ -91,6 +91,7 @@ def test_channel_attention_weighs_channels():
     torch.testing.assert_close(attention(maps), expected)
 
 
+@pytest.mark.slow
 def test_stages_are_those_of_vgg_with_attention_between(tmp_path):
     torch.manual_seed(2)
     vgg = with_random_statistics(torchvision.models.vgg11_bn(init_weights=False)).eval()

@@ -217,6 +217,7 @@ def test_one_missing_entry_is_one_too_many(name):
         convert_state(state, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_half_a_file_is_refused_with_every_missing_name(name):
     full = {key: torch.zeros(shape) for key, shape in shapes(name).items()}

@@ -73,6 +73,7 @@ def test_shapes_are_well_formed(class_name, count):
         assert np.abs(middle).max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_every_part_name_occurs_and_no_other(class_name):
     found = set()

@@ -256,6 +256,7 @@ def test_the_table_has_a_row_for_each_test_and_counts_a_seed_once(
     assert (tmp_path / "overview.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_validation_split_is_held_out(workshop, tmp_path):
     train_student.main(workshop.student_arguments("held", "protocol.val_fraction=0.34"))
     path = workshop.student("held")
@@ -287,6 +288,7 @@ def test_weights_that_the_last_step_broke_are_not_kept(workshop):
     assert not workshop.student("broken_last").exists()
 
 
+@pytest.mark.slow
 def test_gradient_clipping_bounds_the_step(workshop):
     steep = [
         "train.epochs=1",
