@@ -21,7 +21,7 @@ from data.datasets import Subset, ViewSet
 from data.storage import open_split
 from models.loading import build_model
 from utils.checkpoint import fingerprint, read_model
-from utils.config import not_negative, positive
+from utils.config import differences, not_negative, positive
 from utils.device import choose_device, prepare_process
 from utils.distributed import barrier, is_main, process_group
 from utils.engine import predict
@@ -109,11 +109,10 @@ def _already_there(output: Path, provenance: dict, overwrite: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error}, with --overwrite") from error
     commit = {"commit": None}  # later code may export the same teacher
-    if found | commit != json.loads(json.dumps(provenance)) | commit:
+    if changes := differences(found | commit, json.loads(json.dumps(provenance)) | commit):
         raise ConfigError(
-            f"{output} holds the codes of teacher {found['teacher_hash']} on {found['data_name']}, "
-            f"not of {provenance['teacher_hash']} on {provenance['data_name']} as they are now; "
-            "choose another --output or pass --overwrite"
+            f"{output} was exported from another teacher or set ({'; '.join(changes[:3])}); choose "
+            "another --output or pass --overwrite"
         )
     if is_main():
         print(f"{output} is already the export of this teacher")

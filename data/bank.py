@@ -133,7 +133,7 @@ class Bank:
         if differing:
             raise DataError(
                 f"the bank {self.path} does not fit data {split.name}: {'; '.join(differing)}. "
-                "Export the teacher again on this set"
+                "Export the teacher again on this set, with --overwrite"
             )
 
     def view_codes(self, ids: list[str]) -> np.ndarray:
