@@ -2,11 +2,17 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 
-from data.prepare.workers import write_record
+from data.prepare.workers import work_on, write_record
+
+
+def slowly(shape, settings, path):
+    time.sleep(0.05)  # so that there is a middle to be killed in
+    work_on(shape, settings, path)
 
 
 def die_at_chairs(shape, settings, path):

@@ -1,5 +1,6 @@
 """The processes that prepare shapes: equal bytes whatever dies, on one machine and on a cluster."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from dying import die, die_at_chairs, die_at_first
+from dying import die, die_at_chairs, die_at_first, slowly
 
 from data.prepare import cluster as clusters
 from data.prepare import workers
@@ -69,15 +70,6 @@ def shapes(tmp_path_factory):
 @pytest.fixture
 def records(tmp_path):
     return Records(ShapeSettings(points=8, image_size=8), tmp_path / "records")
-
-
-def children(pid):
-    """Running child processes of ``pid``, but for those that Python itself needs."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True
-    ).stdout
-    lines = [line.split(maxsplit=1) for line in listed.splitlines()]
-    return [int(number) for number, command in lines if "spawn_main" in command]
 
 
 def when(condition, do):
@@ -192,18 +184,18 @@ def test_few_shapes_are_handed_out_at_a_time(shapes, records, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_changes_nothing(tmp_path, whole):
+def test_a_killed_worker_changes_nothing(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(workers, "work_on", slowly)
     killed = []
 
     def kill():
-        killed.extend(children(os.getpid())[:1])
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+        killed.extend(multiprocessing.active_children()[:1])
+        killed[0].kill()
 
     watcher = when(lambda: len(record_files(tmp_path)) >= 3, kill)
     assert "skipped 0" in run(tmp_path, "--workers", "2")
     watcher.join()
-    assert killed
+    assert killed[0].exitcode == -signal.SIGKILL
     assert contents(tmp_path) == whole
 
 
@@ -285,7 +277,8 @@ def test_a_place_that_cannot_be_written_is_said_in_a_line(tmp_path):
 def cluster():
     distributed = pytest.importorskip("distributed")
     environment = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment}"  # as in the project's folder
+    folders = [str(ROOT), str(ROOT / "tests"), environment]  # as in the project's folder
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
         yield cluster
     os.environ["PYTHONPATH"] = environment
@@ -305,7 +298,8 @@ def test_a_cluster_prepares_the_same_bytes(tmp_path, whole, cluster):
 
 
 @pytest.mark.slow
-def test_a_cluster_makes_up_for_a_worker_that_dies(tmp_path, whole, cluster):
+def test_a_cluster_makes_up_for_a_worker_that_dies(tmp_path, whole, cluster, monkeypatch):
+    monkeypatch.setattr(workers, "work_on", slowly)
     victims = [worker.process.process.pid for worker in cluster.workers.values()]
     watcher = when(
         lambda: len(record_files(tmp_path)) >= 3, lambda: os.kill(victims[0], signal.SIGKILL)
