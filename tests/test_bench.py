@@ -159,6 +159,7 @@ def roll(function, shift):
         (points, "3-NN interpolation", (pointops, "interpolate_three_nn"), 1),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_form_is_not_timed(group, name, place, wrong, monkeypatch):
     module, function = place
     right = group.contests(TINY, CPU)[name]()

@@ -253,6 +253,7 @@ def test_the_two_readings_of_the_momentum_table_differ():
     assert not torch.allclose(walk(x, ahead, start), released(x, ahead, start), atol=0.1)
 
 
+@pytest.mark.slow
 def test_small_clouds():
     out = CurveNet().eval()(torch.rand(1, 256, 3))
     assert out.point_features.shape == (1, 64, 1024)
