@@ -25,6 +25,7 @@ def segmented(workshop) -> Path:
     return workshop.student("parts_s0")
 
 
+@pytest.mark.slow
 def test_a_segmentation_student_is_tested_by_its_parts(workshop, segmented, tmp_path, capsys):
     table = tmp_path / "results.csv"
     test_program.main([str(segmented), "--results", str(table), "--pictures", str(tmp_path)])

@@ -227,6 +227,7 @@ def test_workers_that_all_die_are_no_fault_of_the_shapes(shapes, records, monkey
     assert not any(again.has(shape) for shape in shapes), "they are tried again"
 
 
+@pytest.mark.slow
 def test_a_shape_given_up_is_listed_and_tried_again(tmp_path, whole, monkeypatch):
     def work_on(shape, settings, path):
         if shape.id.endswith("chair_0001"):
