@@ -65,7 +65,7 @@ def run_name(config: StudentConfig) -> str:
 def train(config: StudentConfig, device: torch.device) -> None:
     data, settings, distill = config.data, config.student, config.distill
     name = config.run.name or run_name(config)
-    folder = Path(config.run.runs) / name
+    folder = Path(config.run.dir) / name
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)
     split = training_subset.split
@@ -117,7 +117,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         ),
         config.optim,
         config.train,
-        Run(folder, config, inputs, config.run.restart),
+        Run(folder, config, inputs, config.run.overwrite),
         device,
     )
     record = training_record(history, config, split, device)

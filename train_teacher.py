@@ -64,7 +64,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     kind = {"classification": "", "segmentation": "_partseg", "autoencoder": "_autoencoder"}
     data_name = Path(data.name).name + kind[settings.task]
     name = config.run.name or f"{data_name}_{settings.backbone}_s{config.train.seed}"
-    folder = Path(config.run.runs) / name
+    folder = Path(config.run.dir) / name
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)
     split = training_subset.split
@@ -86,11 +86,11 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     if config.train.sync_norm:
         synchronise_norms(method)
     training, watched = (
-        ViewSet(subset, device, data.size, data.workers, data.resident, method.fields)
+        ViewSet(subset, device, data.size, data.workers, data.cache_on_device, method.fields)
         for subset in (training_subset, watched_subset)
     )
     batches = training.training(
-        config.train.batch_size, config.augment, config.train.seed, data.views, data.balanced
+        config.train.batch_size, config.augment, config.train.seed, data.views, data.class_balanced
     )
     compute, measure = evaluation_of(teacher, settings.task, split)
 
@@ -115,7 +115,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         ),
         config.optim,
         config.train,
-        Run(folder, config, inputs, config.run.restart),
+        Run(folder, config, inputs, config.run.overwrite),
         device,
     )
     record = training_record(history, config, split, device)

@@ -55,7 +55,7 @@ class ResidentViews:
         needed, free = resident_bytes(reader, len(members)), free_memory(device)
         if needed > free:
             raise ConfigError(
-                f"data.resident=true needs {needed / 1e9:.1f} GB for {len(members)} shapes of "
+                f"data.cache_on_device=true needs {needed / 1e9:.1f} GB for {len(members)} shapes of "
                 f"{reader.split.path}, found {free / 1e9:.1f} GB free on {device}: use auto or "
                 "false, or a smaller data.size"
             )

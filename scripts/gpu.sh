@@ -24,8 +24,8 @@ if [ -n "${TINY:-}" ]; then
     export DATA=TinyShapes TEACHER=TinyShapes_teacher RESULTS=$FOLDER/results.csv LOGS=$FOLDER/logs
     export TEACHER_WEIGHTS=none
     export TEACHER_OVERRIDES="teacher.backbone=squeezenet1_0 data.workers=0 data.views=2
-        train.epochs=1 train.batch_size=8 run.device=cpu run.restart=true"
-    export STUDENT_OVERRIDES="train.batch_size=8 run.device=cpu run.restart=true"
+        train.epochs=1 train.batch_size=8 run.device=cpu run.overwrite=true"
+    export STUDENT_OVERRIDES="train.batch_size=8 run.device=cpu run.overwrite=true"
     if [ -z "${DRY:-}" ]; then
         mkdir -p $FOLDER
         rm -f $RESULTS

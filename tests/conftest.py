@@ -80,7 +80,7 @@ class Workshop:
             "run.device=cpu",
             "run.threads=1",
             f"run.name={name}",
-            f"run.runs={self.folder}/runs",
+            f"run.dir={self.folder}/runs",
             f"run.checkpoints={self.folder}/ckpt",
             *arguments,
         ]
@@ -103,7 +103,7 @@ class Workshop:
             "run.device=cpu",
             "run.threads=1",
             f"run.name={name}",
-            f"run.runs={self.folder}/runs",
+            f"run.dir={self.folder}/runs",
             f"run.checkpoints={self.folder}/ckpt",
             *arguments,
         ]
@@ -124,7 +124,7 @@ def workshop(tmp_path_factory) -> Workshop:
     prepare_tiny(root)
     arguments = [*TEACHER, "data.name=Tiny", f"data.root={root}", "run.name=teacher"]
     arguments += [
-        f"run.runs={folder}/runs",
+        f"run.dir={folder}/runs",
         f"run.checkpoints={folder}/ckpt",
         "run.device=cpu",
         "run.threads=1",

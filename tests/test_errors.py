@@ -113,7 +113,7 @@ def test_files_of_another_kind(workshop, refused, distilled, tmp_path):
 
 def test_weights_that_do_not_fit_the_backbone(workshop, refused, distilled, tmp_path):
     arguments = [*TEACHER[:2], "data.name=Tiny", f"data.root={workshop.root}"]
-    arguments += ["run.name=x", f"run.runs={tmp_path}"]
+    arguments += ["run.name=x", f"run.dir={tmp_path}"]
     line = refused(train_teacher.main, [*arguments, f"teacher.weights={workshop.teacher}"], 3)
     assert "is a checkpoint of this project already" in line
     other = tmp_path / "other.pth"

@@ -104,7 +104,7 @@ def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, 
     """A function that draws a batch, takes a step with it and adds the output up."""
     built = make_method(method, encoder, task).to(device).train()
     data = {name: value.to(device) for name, value in make_data().items()}
-    optim = OptimSettings(lr=0.01, clip=1.0)
+    optim = OptimSettings(lr=0.01, clip_grad=1.0)
     train = TrainSettings(amp=amp)
     optimizer = build_optimizer(optim, built.parameters())
     step = build_step(built, optimizer, optim, train, device)
@@ -412,7 +412,7 @@ def test_a_graph_takes_every_step_once_on_its_own_copy_of_the_batch(monkeypatch)
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_graph_computes_what_eager_steps_do(name, clip, compiled):
     device = torch.device("cuda", 0)
-    optim = OptimSettings(name=name, lr=0.01, clip=clip)
+    optim = OptimSettings(name=name, lr=0.01, clip_grad=clip)
     eager = train_some(device, optim, TrainSettings())
     train = TrainSettings(cuda_graph=True, compile=compiled)
     assert train_some(device, optim, train) == pytest.approx(eager, rel=1e-3)

@@ -156,7 +156,7 @@ def test_a_run_that_is_restarted_takes_its_settings_and_precision_anew(workshop,
     arguments = workshop.student_arguments("restarted", "train.epochs=1")
     train_student.main(arguments)
     monkeypatch.setattr("utils.run.computes_bf16", lambda device: True)
-    train_student.main([*arguments, "train.amp=auto", "optim.lr=0.01", "run.restart=true"])
+    train_student.main([*arguments, "train.amp=auto", "optim.lr=0.01", "run.overwrite=true"])
     config = read_model(workshop.student("restarted"))["config"]
     assert (config["optim"]["lr"], config["train"]["amp"]) == (0.01, "bf16")
 
@@ -271,14 +271,14 @@ def test_the_validation_split_is_held_out(workshop, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(workshop):
     with pytest.raises(RunError, match="not finite in epoch"):
         train_student.main(
-            workshop.student_arguments("broken", "optim.lr=1e30", "optim.final_lr=1e30")
+            workshop.student_arguments("broken", "optim.lr=1e30", "optim.min_lr=1e30")
         )
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(workshop):
     arguments = [
         "optim.lr=3e38",
-        "optim.final_lr=3e38",
+        "optim.min_lr=3e38",
         "loss.task=1e6",
         "train.epochs=1",
         "train.batch_size=48",
@@ -295,10 +295,10 @@ def test_gradient_clipping_bounds_the_step(workshop):
         "optim.momentum=0",
         "optim.weight_decay=0",
         "optim.lr=1",
-        "optim.final_lr=1",
+        "optim.min_lr=1",
     ]
     for clip in ("1e-9", "null"):
-        train_student.main(workshop.student_arguments(f"clip_{clip}", *steep, f"optim.clip={clip}"))
+        train_student.main(workshop.student_arguments(f"clip_{clip}", *steep, f"optim.clip_grad={clip}"))
     start = read_model(workshop.student("clip_1e-9"))["model"]
     moved = read_model(workshop.student("clip_null"))["model"]
     torch.manual_seed(0)
@@ -354,7 +354,7 @@ def two_processes(workshop, distilled, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     without_task = ["loss.task=0", "train.epochs=1"]  # more than one step, no gradient in the head
     teacher = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
-    teacher += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    teacher += [f"run.dir={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
     common = ["--device", "cpu", "--threads", "1"]
     export = [str(workshop.teacher), "--output", str(folder / "bank.h5"), *common]
     test = [str(distilled), "--results", str(folder / "results.csv"), "--pictures", str(folder)]
@@ -414,7 +414,7 @@ def test_every_recipe_trains_two_steps(workshop, recipe):
     arguments = [f"scripts/configs/recipes/{recipe}.yaml", "data.name=Tiny", f"run.name={name}"]
     arguments += [f"data.root={workshop.root}", "protocol.val_fraction=0.67", "train.epochs=1"]
     arguments += ["train.batch_size=8", "run.device=cpu", "run.threads=1"]
-    arguments += [f"run.runs={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
+    arguments += [f"run.dir={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
     if recipe.startswith("teacher"):
         kind, main, arguments = "teacher", train_teacher.main, [*arguments, "teacher.weights=none"]
         arguments += [f"data.size={32 if recipe == 'teacher' else 16}"]
@@ -441,11 +441,11 @@ def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
 
 
 def test_learning_rates():
-    cosine = OptimSettings(lr=0.1, final_lr=0.001)
+    cosine = OptimSettings(lr=0.1, min_lr=0.001)
     assert learning_rate(cosine, 0, 100) == pytest.approx(0.1)
     assert learning_rate(cosine, 50, 100) == pytest.approx(0.0505)
     assert learning_rate(cosine, 100, 100) == pytest.approx(0.001)
-    steps = OptimSettings(lr=0.1, final_lr=0.05, schedule="step", step_epochs=20, step_factor=0.7)
+    steps = OptimSettings(lr=0.1, min_lr=0.05, schedule="step", step_epochs=20, step_factor=0.7)
     assert [round(learning_rate(steps, e, 200), 4) for e in (0, 19, 20, 100)] == [
         0.1,
         0.1,

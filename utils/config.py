@@ -21,6 +21,14 @@ from utils.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 EXAMPLE = "scripts/configs/recipes/pointnet.yaml"
+RENAMED = {  # keys of earlier configurations -> what they are called now
+    "data.balanced": "data.class_balanced",
+    "data.resident": "data.cache_on_device",
+    "optim.clip": "optim.clip_grad",
+    "optim.final_lr": "optim.min_lr",
+    "run.restart": "run.overwrite",
+    "run.runs": "run.dir",
+}
 
 
 def positive(text: str) -> int:
@@ -169,6 +177,8 @@ def _describe(schema: type[BaseModel], item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
+        if key in RENAMED:
+            return f"{key} is called {RENAMED[key]} now"
         known = _keys(schema, location[:-1])
         return f"unknown key {key!r}, known here: {known}{did_you_mean(location[-1], known)}"
     if item["type"] == "missing":

@@ -149,7 +149,7 @@ def _stop_if_weights_broke(method: nn.Module, epoch: int) -> None:
     if broken:
         raise RunError(
             f"{broken[0]} ({len(broken)} in all) is not finite after epoch {epoch + 1}; the state "
-            f"after epoch {epoch} is kept. Lower optim.lr or set optim.clip"
+            f"after epoch {epoch} is kept. Lower optim.lr or set optim.clip_grad"
         )
 
 

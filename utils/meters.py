@@ -98,7 +98,7 @@ class EpochSums:
             raise RunError(
                 f"loss {', '.join(broken)} is not finite in epoch {self.epoch + 1}, from step "
                 f"{min(broken.values()) + 1}; the state after epoch {self.epoch} is kept. Lower "
-                "optim.lr or set optim.clip"
+                "optim.lr or set optim.clip_grad"
             )
         return dict(zip(self.names, sums, strict=True))
 

@@ -16,12 +16,12 @@ _OWN = ("lr", "fused", "capturable")
 
 
 def learning_rate(settings: OptimSettings, epoch: int, epochs: int) -> float:
-    """The rate of an epoch (counted from 0): cosine to ``final_lr``, or steps down to it."""
+    """The rate of an epoch (counted from 0): cosine to ``min_lr``, or steps down to it."""
     if settings.schedule == "cosine":
         share = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        return settings.final_lr + (settings.lr - settings.final_lr) * share
+        return settings.min_lr + (settings.lr - settings.min_lr) * share
     stepped = settings.lr * settings.step_factor ** (epoch // settings.step_epochs)
-    return max(stepped, settings.final_lr)
+    return max(stepped, settings.min_lr)
 
 
 def build_optimizer(

@@ -33,7 +33,7 @@ def choose_amp(config: Configuration, device: torch.device, folder: Path) -> Con
     """
     if config.train.amp != "auto":
         return config
-    begun = None if config.run.restart else read_identity(folder)
+    begun = None if config.run.overwrite else read_identity(folder)
     usual = "bf16" if computes_bf16(device) else "none"
     amp = gather_objects(begun["train"]["amp"] if begun else usual)[0]
     return config.model_copy(update={"train": config.train.model_copy(update={"amp": amp})})
@@ -85,7 +85,7 @@ class Run:
         if differing:
             raise ConfigError(
                 f"{self.folder} holds a run of another configuration ({'; '.join(differing[:4])}); "
-                "give this one another run.name=, or run.restart=true to throw that one away"
+                "give this one another run.name=, or run.overwrite=true to throw that one away"
             )
 
     def load_state(self) -> dict[str, Any] | None:

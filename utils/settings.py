@@ -23,20 +23,17 @@ class Group(BaseModel):
 class DataSettings(Group):
     name: str
     root: str = "data"
+    # Keep what batches hold on the training device, decoded: auto, where it takes no more than half
+    # of the memory that is free there; false reads it anew in every epoch.
+    cache_on_device: Literal["auto"] | bool = "auto"
+    workers: Annotated[int, Field(ge=0)] | None = None  # that read; null: one per core; 0: none
+    class_balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
+    size: Positive | None = None  # side in pixels that views are resized to; null: as stored
+    views: Positive | None = None  # random views of each shape per training step; null: all
 
 
 class PointDataSettings(DataSettings):
     points: Positive = 1024  # the first so many of the stored farthest-point order
-
-
-class ViewDataSettings(DataSettings):
-    size: Positive | None = None  # side in pixels that views are resized to; null: as stored
-    # Keep all decoded views on the training device: auto, if they take no more than half of the
-    # memory that is free there; false decodes them anew in every epoch.
-    resident: Literal["auto"] | bool = "auto"
-    workers: Annotated[int, Field(ge=0)] | None = None  # that decode; null: one per core; 0: none
-    views: Positive | None = None  # random views of each shape per training step; null: all
-    balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
 
 
 class PointAugmentation(Group):
@@ -60,13 +57,13 @@ class ViewAugmentation(Group):
 class OptimSettings(Group):
     name: Literal["sgd", "adam"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
-    final_lr: Weight = 0.001  # end of the cosine, floor of the steps
+    min_lr: Weight = 0.001  # end of the cosine, floor of the steps
     momentum: Fraction = 0.9  # of SGD
     weight_decay: Weight = 1e-4
     schedule: Literal["cosine", "step"] = "cosine"  # once per epoch
     step_epochs: Positive = 20
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
-    clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
+    clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
 
 
 class TrainSettings(Group):
@@ -93,9 +90,9 @@ class RunSettings(Group):
     name: RunName | None = None  # null: made from the data, the model and the seed
     device: str = "auto"  # auto: CUDA where there is one
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0: PyTorch's choice
-    runs: str = "expt/runs"
+    dir: str = "expt/runs"
     checkpoints: str = "ckpt"
-    restart: bool = False  # throw the run of this name away and begin again
+    overwrite: bool = False  # throw the run of this name away and begin again
 
 
 class TeacherModelSettings(Group):
@@ -128,10 +125,20 @@ class DistillSettings(Group):
     shuffle_codes: bool = False  # control: give each shape the codes of another one
 
 
+class TargetSettings(Group):
+    """What a student is taught with, whatever term reads it."""
+
+    bank: str | None = None  # file of export_teacher.py
+    views: Positive | None = None  # how many of the views teach, evenly chosen; null: all
+    visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many per view
+    # control: what the teacher says of another shape, of any class or of the same
+    shuffle: Literal["none", "all", "class"] = "none"
+
+
 class TeacherConfig(Group):
     """Configuration of ``train_teacher.py``."""
 
-    data: ViewDataSettings
+    data: DataSettings
     teacher: TeacherModelSettings = TeacherModelSettings()
     init: str | None = None  # checkpoint of another teacher, whose backbone this one starts from
     loss: dict[str, Weight] = {"shape": 1.0, "view": 1.0}

@@ -79,7 +79,7 @@ class EagerStep:
         device: torch.device,
     ):
         self.model, self.method, self.optimizer = model, method, optimizer
-        self.clip = optim.clip
+        self.clip = optim.clip_grad
         # made only if asked for: a GPU without bfloat16 refuses it
         self.precision = {
             "none": contextlib.nullcontext,

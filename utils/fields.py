@@ -1,0 +1,24 @@
+"""What a batch holds of every shape, by name: the words in which data and loss terms agree.
+
+:mod:`data.datasets` lists the names. ``points@1`` is copy 1 of the points: the same cloud with random
+changes of its own, and likewise for whatever the changes touch; the name without ``@`` is copy 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Field:
+    """``shape``: of one shape's entry, without the batch axis. ``signed``: whether values may be
+    below 0, which the codes of a ReLU are not."""
+
+    shape: tuple[int, ...]
+    signed: bool = True
+
+
+def split_copy(name: str) -> tuple[str, int]:
+    """``points@1`` -> (``points``, 1); without a copy's number, 0."""
+    base, _, copy = name.partition("@")
+    return base, int(copy or 0)
