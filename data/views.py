@@ -55,8 +55,8 @@ class ResidentViews:
         needed, free = resident_bytes(reader, len(members)), free_memory(device)
         if needed > free:
             raise ConfigError(
-                f"data.cache_on_device=true needs {needed / 1e9:.1f} GB for {len(members)} shapes of "
-                f"{reader.split.path}, found {free / 1e9:.1f} GB free on {device}: use auto or "
+                f"data.cache_on_device=true needs {needed / 1e9:.1f} GB for {len(members)} shapes "
+                f"of {reader.split.path}, found {free / 1e9:.1f} GB free on {device}: use auto or "
                 "false, or a smaller data.size"
             )
         self.arrays: Images = {

@@ -298,7 +298,8 @@ def test_gradient_clipping_bounds_the_step(workshop):
         "optim.min_lr=1",
     ]
     for clip in ("1e-9", "null"):
-        train_student.main(workshop.student_arguments(f"clip_{clip}", *steep, f"optim.clip_grad={clip}"))
+        clipped = f"optim.clip_grad={clip}"
+        train_student.main(workshop.student_arguments(f"clip_{clip}", *steep, clipped))
     start = read_model(workshop.student("clip_1e-9"))["model"]
     moved = read_model(workshop.student("clip_null"))["model"]
     torch.manual_seed(0)

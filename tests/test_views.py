@@ -87,7 +87,8 @@ def test_views_stay_where_they_take_half_of_the_memory_at_most(subset, monkeypat
         store = ResidentViews if stay else DecodedViews
         assert isinstance(ViewSet(subset, CPU)._store, store)
     monkeypatch.setattr(view_store, "free_memory", lambda _device: needed - 1)
-    with pytest.raises(ConfigError, match=r"data.cache_on_device=true needs .* 20 shapes .* free on cpu"):
+    wanted = r"data.cache_on_device=true needs .* 20 shapes .* free on cpu"
+    with pytest.raises(ConfigError, match=wanted):
         list(ViewSet(subset, CPU, resident=True).evaluation(8))
 
 

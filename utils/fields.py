@@ -1,7 +1,8 @@
 """What a batch holds of every shape, by name: the words in which data and loss terms agree.
 
-:mod:`data.datasets` lists the names. ``points@1`` is copy 1 of the points: the same cloud with random
-changes of its own, and likewise for whatever the changes touch; the name without ``@`` is copy 0.
+:mod:`data.datasets` lists the names. ``points@1`` is copy 1 of the points: the same cloud with
+random changes of its own, and likewise for whatever the changes touch; the name without ``@`` is
+copy 0.
 """
 
 from __future__ import annotations
