@@ -5,24 +5,24 @@
     python test.py ckpt/student/RUN.pth --probe fewshot --data NAME
     python test.py ckpt/student/RUN.pth --cloud FILE   classes, or --category NAME: parts
 
-One forward pass, no voting, on the last epoch's weights. A row is added to expt/results.csv and
-a picture is drawn to expt/pictures/. Under ``torchrun`` the shapes are shared out.
+One forward pass, no voting, on the last epoch's weights. A row is added to expt/results.csv, what
+the network says of every shape goes to expt/predictions/RUN.npz, a picture to expt/pictures/. Under
+``torchrun`` the shapes are shared out.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from data.batches import carve_validation
-from data.datasets import PointSet, Subset, ViewSet
+from data.datasets import Batch, ShapeSet, Subset
 from data.geometry.sampling import farthest_point_order
-from data.storage import PreparedSplit, open_split
+from data.storage import PreparedSplit
+from data.tested import few_of, tested_data, tested_subset, whole_split
 from models.loading import build_model
 from models.students import build_student
 from utils import results
@@ -32,12 +32,10 @@ from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import is_main, process_group
 from utils.engine import predict
-from utils.errors import ConfigError, DataError, run_main
-from utils.evaluation import evaluation_of, require_labels
+from utils.errors import ConfigError, run_main
 from utils.pictures import save_figure
 from utils.report import describe_checkpoint, describe_probe, describe_test
-
-PICTURED_SHAPES = 8
+from utils.tasks import Arrays, require_labels, task_of, tested_task
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -48,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", help="folder of the prepared sets; default: as in training")
     parser.add_argument("--points", type=positive, help="of a cloud; default: as in training")
     parser.add_argument("--results", default="expt/results.csv", help="table to add the row to")
+    parser.add_argument("--predictions", help="folder; default: beside the table")
     parser.add_argument("--pictures", default="expt/pictures", help="folder of the picture")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--device", default="auto")
@@ -98,63 +97,42 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     content = read_model(options.checkpoint)
     network = build_model(content, options.checkpoint).to(device)
     start = time.perf_counter()
-    subset = tested_subset(options, content)
-    evaluation = evaluation_of(content, network, subset.split, options.checkpoint)
+    data = tested_data(content, options)
+    subset = tested_subset(data, options.split, content["training"], options.checkpoint)
+    split = subset.split
+    task = tested_task(content, network, split, options.checkpoint)
 
-    def load(chosen: Subset) -> PointSet | ViewSet:
-        data = content["config"]["data"]
-        if content["role"] == "student":
-            points = options.points or data["points"]
-            return PointSet(chosen, points, device, evaluation.fields)
-        workers, fields = data["workers"], evaluation.fields
-        return ViewSet(chosen, device, data["size"], workers, resident=False, fields=fields)
+    def batches(chosen: Subset) -> Iterator[Batch]:
+        return ShapeSet(chosen, task.fields, data, device).evaluation(options.batch_size)
 
-    batches = load(subset).evaluation(options.batch_size)
-    outputs = predict(network, batches, evaluation.compute)
+    outputs = predict(network, batches(subset), task.compute)
     seconds = time.perf_counter() - start
     if not is_main():
         return
-    report = evaluation.report(outputs)
-    name, data_name = Path(options.checkpoint).stem, subset.split.name
-    few = np.unique(np.linspace(0, len(subset.members) - 1, PICTURED_SHAPES).astype(int))
-    example = next(load(Subset(subset.split, subset.members[few])).evaluation(len(few)))
-    picture = Path(options.pictures) / f"{name}_{data_name}_{options.split}.png"
-    save_figure(evaluation.figure(outputs, example), picture)
+    report = task.report(outputs)
+    name = Path(options.checkpoint).stem
+    picture = Path(options.pictures) / f"{name}_{split.name}_{options.split}.png"
+    save_figure(task.figure(outputs, lambda: next(batches(few_of(subset)))), picture)
     print("\n".join(report.lines))
     print(f"picture: {picture}")
+    usual = options.split == "test" and split.name == Path(content["config"]["data"]["name"]).name
+    more = "" if usual else f"_{split.name}_{options.split}"
+    save_predictions(options, name + more, split, outputs, task.predictions(outputs))
     if report.columns:
+        tested = {"data": split.name, "split": options.split, "shapes": len(subset.members)}
         described = describe_checkpoint(options.checkpoint, content, options.points)
-        tested = {"data": data_name, "split": options.split, "shapes": len(subset.members)}
-        tested["task"] = evaluation.task
-        row = describe_test(described, report.columns, seconds, device, **tested)
+        row = describe_test(described, report.columns, seconds, device, task=task.name, **tested)
         results.append(options.results, row)
-    print(f"{name} on {data_name} {options.split}, {len(subset.members)} shapes: {report.headline}")
+    where = f"{split.name} {options.split}, {len(subset.members)} shapes"
+    print(f"{name} on {where}: {report.headline}")
 
 
-def tested_subset(options: argparse.Namespace, content: dict[str, Any]) -> Subset:
-    """The shapes to test on; the classes must be the checkpoint's."""
-    data, training = content["config"]["data"], content["training"]
-    name, root = options.data or data["name"], options.root or data["root"]
-    split = open_split(name, "test" if options.split == "test" else "train", root)
-    if split.class_names != content["classes"] and content["build"].get("task") != "autoencoder":
-        raise DataError(
-            f"{options.checkpoint} knows {len(content['classes'])} classes "
-            f"({content['classes'][0]}, ...), {name} has {len(split.class_names)} "
-            f"({split.class_names[0]}, ...): they must be the same classes in the same order"
-        )
-    if options.split == "test":
-        return Subset(split, np.arange(len(split.ids)))
-    if options.split == "val" and training["val_fraction"] == 0:
-        raise ConfigError(
-            f"{options.checkpoint} was trained without a validation split (protocol.val_fraction=0)"
-        )
-    if split.data_hash != training["data_hash"]:
-        raise DataError(
-            f"{options.checkpoint} was trained on shapes {training['data_hash'] or 'unknown'}, "
-            f"{name} holds {split.data_hash}: what was held out is not known; use --split test"
-        )
-    train, held_out = carve_validation(split.labels, training["val_fraction"], training["val_seed"])
-    return Subset(split, held_out if options.split == "val" else train)
+def save_predictions(
+    options: argparse.Namespace, name: str, split: PreparedSplit, outputs: Arrays, found: Arrays
+) -> None:
+    """Keep what the network says of every shape, beside the table of results."""
+    folder = options.predictions or Path(options.results).parent / "predictions"
+    results.save_predictions(Path(folder) / f"{name}.npz", split.ids, outputs, found)
 
 
 def probe(options: argparse.Namespace, device: torch.device) -> None:
@@ -162,8 +140,8 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
     from utils.probe import Episodes, few_shot_report, svm_report  # scikit-learn takes a second
 
     content = read_model(options.checkpoint, "student")
-    data, seed = content["config"]["data"], options.random_weights
-    if content["build"].get("task", "classification") != "classification":
+    seed = options.random_weights
+    if content["build"]["task"] != "classification":
         raise ConfigError("--probe reads the features of a classification student")
     if seed is None:
         student = build_model(content, options.checkpoint)
@@ -172,35 +150,33 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
         student = build_student(**content["build"]).eval()
     student = student.to(device)
     start = time.perf_counter()
-    name, root = options.data or data["name"], options.root or data["root"]
-    splits = [open_split(name, split, root) for split in ("train", "test")]
-    points = options.points or data["points"]
-
-    def features(split: PreparedSplit) -> tuple[np.ndarray, np.ndarray]:
-        shapes = PointSet(Subset(split, np.arange(len(split.ids))), points, device)
-        outputs = predict(
-            student,
-            shapes.evaluation(options.batch_size),
-            lambda batch: {"feature": student(batch["points"]).global_feature},
-        )
-        return outputs["feature"], outputs["label"]
-
-    train, test = (features(split) for split in splits)
+    data = tested_data(content, options)
+    subsets = [whole_split(data, name) for name in ("train", "test")]
+    outputs = []
+    for subset in subsets:
+        task = task_of(student, subset.split, labelled=False)
+        shapes = ShapeSet(subset, task.fields, data, device)
+        outputs.append(predict(student, shapes.evaluation(options.batch_size), task.compute))
     if not is_main():
         return
-    if options.probe == "svm":
-        report = svm_report(train, test, splits[1].class_names)
-    else:
-        counts = (options.ways, options.shots, options.queries, options.repeats)
-        report = few_shot_report(train, test, Episodes(*counts))
+    train, test = ((found["feature"], found["label"]) for found in outputs)
+    split = subsets[1].split
+    counts = Episodes(options.ways, options.shots, options.queries, options.repeats)
+    report = (
+        svm_report(train, test, split.class_names)
+        if options.probe == "svm"
+        else few_shot_report(train, test, counts)
+    )
     seconds = time.perf_counter() - start
-    described = describe_checkpoint(options.checkpoint, content, points)
+    described = describe_checkpoint(options.checkpoint, content, options.points)
     described = describe_probe(described, content, report.protocol, student, seed)
-    tested = {"data": splits[1].name, "split": "test", "shapes": len(test[1])}
-    tested["task"] = options.probe
+    tested = {"data": split.name, "split": "test", "shapes": len(split.ids), "task": options.probe}
     row = describe_test(described, report.columns, seconds, device, **tested)
     results.append(options.results, row)
     print("\n".join(report.lines))
+    if report.predictions:
+        name = f"{row.run}_{options.probe}_{split.name}"
+        save_predictions(options, name, split, outputs[1], report.predictions)
     print(f"{row.run} ({row.method}) on {row.data}, {report.protocol}: {report.headline}")
 
 
@@ -220,8 +196,6 @@ def name_cloud(options: argparse.Namespace, device: torch.device) -> None:
     else:
         picture = Path(options.pictures) / f"{Path(options.cloud).stem}_parts.png"
         parts = content["training"].get("part_names")
-        if not parts:
-            raise DataError(f"{options.checkpoint} does not say which parts its categories have")
         lines = part_lines(student, points, content["classes"], parts, options.category, picture)
     if is_main():
         print(f"{options.cloud}: {found} points, {len(points)} used")

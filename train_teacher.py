@@ -14,45 +14,31 @@ on N processes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import ViewSet, training_subsets
-from data.storage import PreparedSplit
-from models.images.teachers import ViewTeacher, build_teacher, initialise_backbone
+from data.datasets import ShapeSet, training_subsets
+from models.images.teachers import build_teacher, initialise_backbone
 from models.layers.norms import synchronise_norms
-from models.losses import unit_images
-from models.methods import build_method
-from utils import pictures
+from models.objective import Objective, pack_heads, wanted_fields
+from models.terms import active_terms, sources, with_terms
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import process_group
-from utils.engine import Training, fit, predict
-from utils.errors import DataError, run_main
-from utils.evaluation import PixelParts, Reconstruction
-from utils.metrics import accuracies
-from utils.part_metrics import part_counts, part_metrics, restrict_to_category
+from utils.engine import Training, fit
+from utils.errors import run_main
 from utils.run import Run, choose_amp, save_trained, training_record
-from utils.settings import TeacherConfig
-
-METHODS = {
-    "classification": "view_classification",
-    "segmentation": "view_segmentation",
-    "autoencoder": "image_autoencoder",
-}
-EVALUATION_BATCH = {"classification": 16, "segmentation": 2, "autoencoder": 4}  # shapes, all views
-PICTURED = 4  # shapes
+from utils.settings import PointAugmentation, TeacherConfig
+from utils.tasks import SUFFIXES, output_sizes, task_of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    config = load_config(TeacherConfig, sys.argv[1:] if arguments is None else arguments)
+    config = load_config(
+        with_terms(TeacherConfig), sys.argv[1:] if arguments is None else arguments
+    )
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
     with process_group(device):
@@ -60,9 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(config: TeacherConfig, device: torch.device) -> None:
-    data, settings = config.data, config.teacher
-    kind = {"classification": "", "segmentation": "_partseg", "autoencoder": "_autoencoder"}
-    data_name = Path(data.name).name + kind[settings.task]
+    data, settings, terms = config.data, config.teacher, active_terms(config.terms)
+    data_name = Path(data.name).name + SUFFIXES[settings.task]  # it may be given by its folder
     name = config.run.name or f"{data_name}_{settings.backbone}_s{config.train.seed}"
     folder = Path(config.run.dir) / name
     config = choose_amp(config, device, folder)
@@ -70,124 +55,44 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     split = training_subset.split
 
     seed_everything(config.train.seed)
-    build = describe_build(config, split)
+    build = {
+        "backbone": settings.backbone,
+        "normalise": settings.normalise,
+        "task": settings.task,
+        **output_sizes(settings.task, split),
+    }
     inputs = {"data": split.data_hash, "views": split.recipe_hash}
-    if config.init is None:
-        teacher = build_teacher(**build, weights=settings.weights)
-    else:
-        teacher = build_teacher(**build)
+    teacher = build_teacher(**build, weights="none" if config.init else settings.weights)
+    if config.init is not None:
         content = read_model(config.init, "teacher")
         initialise_backbone(teacher, build, content, config.init)
         inputs["init"] = fingerprint(content["model"])
-    teacher = teacher.to(device)
-    method = build_method(
-        METHODS[settings.task], teacher, config.loss, smoothing=settings.smoothing
-    ).to(device)
+
+    training = ShapeSet(training_subset, wanted_fields(terms, teacher), data, device)
+    objective = Objective(teacher, terms, training.fields, training.cameras).to(device)
     if config.train.sync_norm:
-        synchronise_norms(method)
-    training, watched = (
-        ViewSet(subset, device, data.size, data.workers, data.cache_on_device, method.fields)
-        for subset in (training_subset, watched_subset)
-    )
-    batches = training.training(
-        config.train.batch_size, config.augment, config.train.seed, data.views, data.class_balanced
-    )
-    compute, measure = evaluation_of(teacher, settings.task, split)
-
-    def draw(writer, epoch: int, outputs: dict[str, np.ndarray]) -> None:
-        pictures.view_grid(writer, epoch, next(batches(epoch))["views"])
-        pictures.embedding(writer, epoch, outputs["code"], outputs["label"], split.class_names)
-        if settings.task == "classification":
-            pictures.confusion(writer, epoch, outputs, split.class_names)
-        else:
-            draw_pixels(writer, epoch, teacher, next(watched.evaluation(PICTURED)), split)
-
+        synchronise_norms(objective)
+    task = task_of(teacher, split)
+    seed, changes = config.train.seed, (PointAugmentation(), config.augment)
     history = fit(
         Training(
-            method=method,
-            batches=batches,
-            steps=epoch_steps(len(training), config.train.batch_size),
-            evaluate=lambda: predict(
-                teacher, watched.evaluation(EVALUATION_BATCH[settings.task]), compute
-            ),
-            measure=measure,
-            pictures=draw,
+            objective,
+            training.training(config.train.batch_size, seed, *changes),
+            epoch_steps(len(training), config.train.batch_size),
+            ShapeSet(watched_subset, task.fields, data, device),
+            task,
         ),
         config.optim,
         config.train,
         Run(folder, config, inputs, config.run.overwrite),
         device,
     )
-    record = training_record(history, config, split, device)
-    save_trained("teacher", name, teacher, build, split.class_names, config, record)
-
-
-def describe_build(config: TeacherConfig, split: PreparedSplit) -> dict[str, Any]:
-    """Arguments of ``build_teacher`` for a prepared set, but for the first weights.
-
-    Raises:
-        DataError: parts are to be learnt and the set has none.
-    """
-    settings = config.teacher
-    outputs = {
-        "classification": len(split.class_names),
-        "segmentation": split.num_parts,
-        "autoencoder": 0,
-    }
-    if settings.task == "segmentation" and split.num_parts == 0:
-        raise DataError(f"{split.path} has no part labels, which teacher.task=segmentation learns")
-    return {
-        "backbone": settings.backbone,
-        "num_classes": outputs[settings.task],
-        "normalise": settings.normalise,
-        "task": settings.task,
-        "num_categories": len(split.class_names) if settings.task == "segmentation" else 0,
-    }
-
-
-def evaluation_of(
-    teacher: ViewTeacher, task: str, split: PreparedSplit
-) -> tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], Callable]:
-    """What to compute of a watched batch and how to measure it, for the log."""
-
-    def classify(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = teacher(batch["views"])
-        return {"code": output.code, "logits": output.logits}
-
-    def segment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = teacher(batch["views"], category=batch["label"])
-        logits = output.logits.movedim(2, -1)
-        found = restrict_to_category(logits, batch["label"], split.part_ranges, background=True)
-        counts = part_counts(found, batch["part_images"], split.num_parts + 1)
-        return {"code": output.code, "counts": counts}
-
-    def reconstruct(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = teacher(batch["views"])
-        error = (output.images - unit_images(batch["views"])).abs().flatten(1).mean(dim=1)
-        return {"code": output.code, "error": error}
-
-    def mean_error(outputs: dict[str, np.ndarray]) -> dict[str, float]:
-        return {"eval/pixel": float(outputs["error"].mean())}
-
-    return {
-        "classification": (classify, accuracies),
-        "segmentation": (segment, lambda outputs: part_metrics(outputs, split.part_ranges)),
-        "autoencoder": (reconstruct, mean_error),
-    }[task]
-
-
-def draw_pixels(
-    writer, epoch: int, teacher: ViewTeacher, batch: dict[str, Tensor], split: PreparedSplit
-) -> None:
-    """What the teacher makes of one view of a few shapes, beside what is true."""
-    was_training = teacher.training
-    teacher.eval()
-    if "part_images" in batch:
-        drawn = PixelParts(teacher, split.class_names, split.part_ranges)
-    else:
-        drawn = Reconstruction(teacher, split.class_names)
-    writer.add_figure("pixels", drawn.figure({}, batch), epoch)
-    teacher.train(was_training)
+    labelled = "labels" in sources(terms)
+    record = training_record(
+        history, config, split, device, method=[], labelled=labelled, bank=None
+    )
+    heads = pack_heads(objective.terms)
+    save_trained("teacher", name, teacher, heads, build, split.class_names, config, record)
 
 
 if __name__ == "__main__":

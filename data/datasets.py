@@ -247,3 +247,69 @@ class ViewSet:
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This process's share of all shapes, all views, unaugmented."""
         yield from self._load(evaluation_batches(self.members, batch_size))
+
+
+# TEMPORARY SHIM
+class ShapeSet:
+    def __init__(self, subset, fields, data, device, targets=None, seed=0):
+        from utils.fields import Field
+        from utils.settings import TargetSettings
+        from types import SimpleNamespace as NS
+
+        fields = set(fields)
+        self.cameras, self.bank, self.data = {}, None, data
+        if "points" in fields:
+            t = targets or TargetSettings()
+            from data.targets import load_targets
+
+            old = NS(
+                bank=t.bank,
+                views=t.views,
+                visibility=t.visibility,
+                shuffle_codes=t.shuffle == "all",
+            )
+            tt = load_targets(subset.split, data.points, list(fields), old, seed)
+            self.bank = tt.bank
+            self.set = PointSet(subset, data.points, device, list(fields), tt)
+            self.views = False
+            self.fields = {
+                "points": Field((data.points, 3)),
+                "label": Field(()),
+                "index": Field(()),
+                "parts": Field((data.points,)),
+            }
+            if tt.visibility is not None:
+                self.fields["visibility"] = Field((data.points, tt.num_views))
+            if tt.view_codes is not None:
+                self.fields["view_codes"] = Field(tt.view_codes.shape[1:], False)
+            if tt.codes is not None:
+                self.fields["codes"] = Field(tt.codes.shape[1:], False)
+        else:
+            self.set = ViewSet(
+                subset,
+                device,
+                data.size,
+                data.workers,
+                data.cache_on_device,
+                [f for f in fields if f != "views"],
+            )
+            self.views = True
+            self.fields = {
+                "views": Field((12, 1, 32, 32)),
+                "label": Field(()),
+                "index": Field(()),
+                "part_images": Field((12, 32, 32)),
+            }
+
+    def __len__(self):
+        return len(self.set)
+
+    def training(self, batch_size, seed, points, views):
+        if self.views:
+            return self.set.training(
+                batch_size, views, seed, self.data.views, self.data.class_balanced
+            )
+        return self.set.training(batch_size, points, seed)
+
+    def evaluation(self, n):
+        return self.set.evaluation(n)

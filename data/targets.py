@@ -16,7 +16,7 @@ from data.bank import Bank
 from data.rendering.cameras import Cameras, pack_visibility, unpack_visibility
 from data.storage import PreparedSplit
 from utils.errors import ConfigError
-from utils.settings import DistillSettings
+from utils.settings import TargetSettings
 
 FIELDS = ("visibility", "view_codes", "codes")  # of a batch, which come from here
 CHUNK = 256  # shapes whose visibility is unpacked at a time
@@ -38,7 +38,7 @@ class Targets:
 
 
 def load_targets(
-    split: PreparedSplit, points: int, fields: Sequence[str], settings: DistillSettings, seed: int
+    split: PreparedSplit, points: int, fields: Sequence[str], settings: TargetSettings, seed: int
 ) -> Targets:
     """Read what ``fields`` name for the first ``points`` points of every shape.
 
@@ -58,8 +58,8 @@ def load_targets(
     if {"view_codes", "codes"} & set(fields):
         if settings.bank is None:
             raise ConfigError(
-                "distillation needs the teacher's codes: give distill.bank=FILE of "
-                "export_teacher.py, or train the baseline with loss.distill=0"
+                "distillation needs the teacher's codes: give targets.bank=FILE of "
+                "export_teacher.py, or train the baseline with terms.alignment.weight=0"
             )
         bank = Bank(settings.bank)
         bank.check(split)
@@ -81,7 +81,7 @@ def choose_views(total: int, count: int | None) -> np.ndarray:
     """
     count = total if count is None else count
     if count > total:
-        raise ConfigError(f"distill.views={count}, and the set has {total} views")
+        raise ConfigError(f"targets.views={count}, and the set has {total} views")
     return np.arange(count) * total // count
 
 

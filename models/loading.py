@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.objective import build_heads
 from utils.checkpoint import read_model
 from utils.errors import ConfigError, DataError
 from utils.weights import load_matching
@@ -33,6 +34,7 @@ def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
     except (RuntimeError, TypeError, ConfigError) as error:
         raise DataError(f"the description in {path} fits no network here: {error}") from error
     load_matching(network, content["model"], path, "its own description")
+    build_heads(content["heads"], network, path)
     return network.eval()
 
 
@@ -40,7 +42,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     """The model of a checkpoint, ready for inference: evaluation mode, no gradients, on ``device``.
 
     A student takes clouds (B, N, 3) in the unit sphere, z up, and for part segmentation the class
-    of each as (B,) int64; ``network.classes`` holds the class names in the order of the logits.
+    of each as (B,) int64; ``network.classes`` holds the class names in the order of the logits,
+    ``network.heads`` what loss terms trained beside it. One that was distilled makes the codes of
+    views too, ``network(points, visibility=...).view_codes``.
 
     Raises:
         DataError: no such file, or one that does not fit.

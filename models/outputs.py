@@ -51,8 +51,8 @@ class StudentOutput:
 class TeacherOutput:
     """What a multi-view teacher returns for a batch of shapes seen from V views each.
 
-    ``view_codes`` (B, V, 512) and ``code`` (B, 512) end in a ReLU or are means of what does: they
-    are not negative.
+    ``view_codes`` (B, V, D) and ``code`` (B, D). PointMCD's teachers have D = 512 and codes that
+    end in a ReLU or are means of what does: they are not negative.
     Classification: ``view_logits`` (B, V, K) and ``logits`` (B, K) from one shared classifier.
     Segmentation: ``view_logits`` and ``logits`` are the same (B, V, K + 1, H, W), for every pixel
     over the parts of all categories and the background, which comes last.
@@ -64,3 +64,8 @@ class TeacherOutput:
     view_logits: Tensor | None = None
     logits: Tensor | None = None
     images: Tensor | None = None
+
+    @property
+    def global_feature(self) -> Tensor:
+        """The code, by the name that students have for what describes a whole shape."""
+        return self.code

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.kernels import ops
+from models.layers.pointops import gather_rows
 
 MOST_VIEWS = 32
 
@@ -57,19 +58,40 @@ def visible_max_pool(point_features: Tensor, visibility: Tensor) -> Tensor:
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
+def pool_visible(
+    point_features: Tensor, point_index: Tensor, visibility: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`visible_max_pool` for embeddings that stand for some of the points only.
+
+    Args:
+        point_features: (B, M, C). point_index: (B, M) int64, the input point of each.
+        visibility: (B, N, V) of the input points, bool or 0 and 1 of any type.
+
+    Returns:
+        (B, V, C), and (B, V) bool: False for views that see none of the points with embeddings.
+    """
+    seen = gather_rows(visibility.bool(), point_index)  # (B, M, V)
+    return visible_max_pool(point_features, seen), seen.any(dim=1)
+
+
 class ViewProjection(nn.Module):
     """The head that all views share: Linear without bias, batch norm over the B * V rows, ReLU.
 
-    Maps pooled embeddings (B, V, C) to student view codes (B, V, D), which are not negative, like
-    the teacher's. Views without a visible point take part in the batch statistics as zero rows,
-    as in the published code; they are left out of the loss.
+    Maps pooled embeddings (B, V, C) to student view codes (B, V, D). Views without a visible point
+    take part in the batch statistics as zero rows, as in the published code; they are left out of
+    the loss.
+
+    Args:
+        rectified: with the ReLU, for teachers whose codes are not negative, as in the paper;
+            without it, for those whose codes have both signs.
     """
 
-    def __init__(self, feature_channels: int, code_size: int = 512):
+    def __init__(self, feature_channels: int, code_size: int = 512, rectified: bool = True):
         super().__init__()
         self.linear = nn.Linear(feature_channels, code_size, bias=False)
         self.norm = nn.BatchNorm1d(code_size)
+        self.rectified = rectified
 
     def forward(self, pooled: Tensor) -> Tensor:
         rows = self.norm(self.linear(pooled.flatten(0, 1)))  # (B * V, D)
-        return F.relu(rows).view(*pooled.shape[:2], -1)
+        return (F.relu(rows) if self.rectified else rows).view(*pooled.shape[:2], -1)

@@ -1,9 +1,9 @@
-"""Students by name: a point encoder and a classification head, or a part-segmentation network, and
-the projection to view codes for those that were taught by a 2D teacher.
+"""Students by name: a point encoder and a classification head, or a part-segmentation network.
 
 To add an encoder, write one file in ``models/encoders`` with a module that has
 ``feature_channels`` (C), ``global_channels`` (D) and ``forward(points (B, N, 3)) ->
-EncoderOutput``, and one line in :data:`ENCODERS`. Nothing else asks which network it has.
+EncoderOutput``, and one line in :data:`ENCODERS`. Nothing else asks which network it has. Where its
+output has ``extra_losses``, it names them in an attribute of that name.
 
 Its form for part segmentation, if it has one, is a module of the same file with the same two
 attributes and ``forward(points (B, N, 3), category (B,)) -> StudentOutput`` with logits
@@ -32,9 +32,8 @@ from models.encoders.pointnet2 import (
     pointnet2_ssg_segmenter,
 )
 from models.heads import Hidden, PointMCDHead, PublishedHead
-from models.layers.pointops import Sampling, gather_rows
+from models.layers.pointops import Sampling
 from models.outputs import StudentOutput
-from models.projection import ViewProjection, visible_max_pool
 from utils.config import did_you_mean
 from utils.errors import ConfigError
 from utils.weights import load_matching
@@ -77,23 +76,32 @@ TASKS = ("classification", "segmentation")
 
 
 class Student(nn.Module):
-    """A network for one of the tasks, and its projection to view codes if it has one.
+    """A network for one of the tasks.
 
     ``task`` is one of :data:`TASKS`; ``feature_channels`` (C) and ``global_channels`` (D) are those
-    of the network.
+    of the network, ``extra_losses`` the names of the terms that it computes by itself. ``heads``
+    holds what the loss terms trained beside it, by their names, once it was loaded from a
+    checkpoint.
     """
 
     task: str
+    fields = ("points",)  # of a batch, its input
 
-    def __init__(self, feature_channels: int, global_channels: int):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.feature_channels = feature_channels
-        self.global_channels = global_channels
-        self.projection: ViewProjection | None = None
+        self.feature_channels = network.feature_channels
+        self.global_channels = network.global_channels
+        self.extra_losses: tuple[str, ...] = getattr(network, "extra_losses", ())
+        self.heads = nn.ModuleDict()
 
     def infer(self, points: Tensor, category: Tensor | None) -> StudentOutput:
         """Everything but the view codes."""
         raise NotImplementedError
+
+    def forward_batch(self, batch: dict[str, Tensor]) -> StudentOutput:
+        """The output for the fields of a batch; its class is the category, which segmentation is
+        told."""
+        return self(batch["points"], batch.get("label"))
 
     def forward(
         self, points: Tensor, category: Tensor | None = None, visibility: Tensor | None = None
@@ -104,21 +112,19 @@ class Student(nn.Module):
             category: (B,) int64, the class of each shape, which part segmentation is told and
                 classification is not.
             visibility: (B, N, V) bool, or 0 and 1 of any type as others store it; with it the
-                output has ``view_codes`` (B, V, 512).
+                output has ``view_codes`` (B, V, D) and ``seen``.
 
         Raises:
-            ConfigError: a visibility for a student that was not distilled and has no projection.
+            ConfigError: a visibility for a student without the head that makes view codes.
         """
         output = self.infer(points, category)
-        if visibility is None:
-            return output
-        if self.projection is None:
-            raise ConfigError("this student has no projection to view codes: it was not distilled")
-        # An encoder that down-samples carries embeddings for some points only: their rows.
-        seen = gather_rows(visibility.bool(), output.point_index)  # (B, M, V)
-        pooled = visible_max_pool(output.point_features, seen)  # (B, V, C)
-        output.view_codes = self.projection(pooled)
-        output.seen = seen.any(dim=1)
+        if visibility is not None:
+            if "alignment" not in self.heads:
+                raise ConfigError(
+                    "this student has no projection to view codes: it was not distilled, or was "
+                    "not loaded from a checkpoint"
+                )
+            output.view_codes, output.seen = self.heads["alignment"].view_codes(output, visibility)
         return output
 
 
@@ -128,7 +134,7 @@ class Classifier(Student):
     task = "classification"
 
     def __init__(self, encoder: nn.Module, head: nn.Module):
-        super().__init__(encoder.feature_channels, encoder.global_channels)
+        super().__init__(encoder)
         self.encoder = encoder
         self.head = head
 
@@ -149,7 +155,7 @@ class Segmenter(Student):
     task = "segmentation"
 
     def __init__(self, network: nn.Module):
-        super().__init__(network.feature_channels, network.global_channels)
+        super().__init__(network)
         self.network = network
 
     def infer(self, points: Tensor, category: Tensor | None) -> StudentOutput:
@@ -162,7 +168,6 @@ def build_student(
     head: str = "default",
     task: str = "classification",
     num_categories: int = 0,
-    projection: bool = False,
     sampling: Sampling = "farthest",
 ) -> Student:
     """A freshly initialised student.
@@ -171,7 +176,6 @@ def build_student(
         encoder: a name of :data:`ENCODERS`. head: a name of :data:`HEADS`.
         num_classes: in segmentation, the number of parts of all categories together.
         task: a name of :data:`TASKS`. num_categories: for segmentation.
-        projection: with the head that maps what a view sees to the code of that view.
         sampling: see :data:`models.layers.pointops.Sampling`; ``stored`` is for clouds in
             farthest-point order, as prepared sets hold them, and for networks that reduce their
             points.
@@ -191,8 +195,6 @@ def build_student(
         student = _build_classifier(encoder, num_classes, head)
     if sampling != "farthest":
         _set_sampling(student, encoder, sampling)
-    if projection:
-        student.projection = ViewProjection(student.feature_channels)
     return student
 
 

@@ -50,7 +50,7 @@ def choose(rows: DataFrame, data: str, model: str, epochs: int | None) -> float:
     if rows.empty:
         raise DataError(
             f"no baseline of {model} with {epochs or 'any'} epochs was tested on the validation "
-            f"split of {data}: train with loss.distill=0 protocol.val_fraction=0.2 and test with "
+            f"split of {data}: train with terms.alignment.weight=0 protocol.val_fraction=0.2 and test with "
             "--split val"
         )
     scores = rows.overall.where(rows.task != "segmentation", rows.instance_miou)

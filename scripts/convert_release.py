@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.sources.shapenetpart import PART_COUNTS, part_names
+from models.objective import pack_heads
 from models.release.convert import Converted, convert
 from utils import checkpoint
 from utils.errors import DataError, run_main
@@ -33,6 +34,7 @@ MODELNET40 = """
     radio range_hood sink sofa stairs stool table tent toilet tv_stand vase wardrobe xbox
 """
 VIEW_SIDE = 224
+METHOD = "pointmcd"  # of the published students that were distilled
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -55,8 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     classes = read_names(options.classes, build) if options.classes else class_names(build)
     record = training_record(converted, options.source, classes)
     config = configuration(converted)
+    network = converted.network
+    heads = pack_heads(network.heads)
     checkpoint.save_model(
-        options.target, release.role, converted.network, build, classes, config, record
+        options.target, release.role, network, build, classes, config, record, heads
     )
     sizes = f"{build['num_classes']} {'parts' if build['num_categories'] else 'classes'}"
     print(f"{release.name} ({sizes}): {release.role} written to {options.target}")
@@ -107,8 +111,7 @@ def configuration(converted: Converted) -> dict[str, Any]:
         )
     model = {key: build[key] for key in ("task", "encoder", "head")}
     points = 1024 if build["task"] == "classification" else 2048
-    loss = {"task": 1.0, "distill": 1.0 if build["projection"] else 0.0}
-    config = StudentConfig(data={"name": name, "points": points}, student=model, loss=loss)
+    config = StudentConfig(data={"name": name, "points": points}, student=model)
     return config.model_dump(mode="json")
 
 
@@ -129,6 +132,8 @@ def training_record(converted: Converted, source: str, classes: list[str]) -> di
         "val_fraction": 0.0,
         "val_seed": 0,
         "bank": None,
+        "method": [METHOD] if release.heads else ["baseline"],
+        "labelled": converted.build["task"] != "autoencoder",
         "released": {
             "network": release.name,
             "source": release.source,

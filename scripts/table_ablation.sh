@@ -17,20 +17,20 @@ source scripts/teacher_psb26.sh
 # name of the variant, what it changes
 declare -A CHANGES=(
     [pointmcd]=""                               # the paper's method
-    [baseline]="loss.distill=0"                 # no teacher
-    [global]="distill.pooling=global"           # shape code for the maximum over all points
-    [hpr]="distill.visibility=hpr"              # hidden point removal instead of rays
-    [all]="distill.visibility=all"              # every view sees every point
-    [random]="distill.visibility=random"        # as many points per view, but any
-    [views1]="distill.views=1"
-    [views4]="distill.views=4"
-    [views8]="distill.views=8"
-    [distill0.1]="loss.distill=0.1"
-    [task1]="loss.task=1"
+    [baseline]="terms.alignment.weight=0"                 # no teacher
+    [global]="terms.alignment.pooling=global"           # shape code for the maximum over all points
+    [hpr]="targets.visibility=hpr"              # hidden point removal instead of rays
+    [all]="targets.visibility=all"              # every view sees every point
+    [random]="targets.visibility=random"        # as many points per view, but any
+    [views1]="targets.views=1"
+    [views4]="targets.views=4"
+    [views8]="targets.views=8"
+    [distill0.1]="terms.alignment.weight=0.1"
+    [task1]="terms.task.weight=1"
     [lr0.01]="optim.lr=0.01"                    # a tenth of the rate of all others
-    [l2]="distill.distance=l2"
-    [cosine]="distill.distance=cosine"
-    [shuffled]="distill.shuffle_codes=true"     # control: the codes of another shape
+    [l2]="terms.alignment.distance=l2"
+    [cosine]="terms.alignment.distance=cosine"
+    [shuffled]="targets.shuffle=all"     # control: the codes of another shape
 )
 ORDER="pointmcd baseline global all random hpr shuffled task1 distill0.1 lr0.01 views1 views4 views8 l2 cosine"
 
@@ -42,7 +42,7 @@ for seed in $SEEDS; do
             exit 2
         fi
         student_job "${DATA}_ablation_${variant}_s$seed$SUFFIX" pointnet test \
-            distill.bank="$BANK" train.seed="$seed" ${CHANGES[$variant]}
+            targets.bank="$BANK" train.seed="$seed" ${CHANGES[$variant]}
     done
 done | run_jobs
 

@@ -94,7 +94,7 @@ choose_weights() {
     for encoder in $(for encoder in $ENCODERS; do chooser_of "$encoder"; done | sort -u); do
         for weight in 0.1 1; do
             student_job "${DATA}_${encoder}_choose_w$weight$SUFFIX" "$encoder" val \
-                data.name=$DATA loss.distill=0 loss.task=$weight protocol.val_fraction=0.2
+                data.name=$DATA terms.alignment.weight=0 terms.task.weight=$weight protocol.val_fraction=0.2
         done
     done | run_jobs
 }
@@ -120,9 +120,9 @@ compare_jobs() {
         weight=$(chosen_weight "$encoder")
         for seed in $(seeds_of "$encoder"); do
             student_job "${DATA}_${encoder}_baseline_s$seed$SUFFIX" "$encoder" test \
-                data.name="$DATA" loss.distill=0 ${weight:+loss.task=$weight} train.seed="$seed"
+                data.name="$DATA" terms.alignment.weight=0 ${weight:+terms.task.weight=$weight} train.seed="$seed"
             student_job "${DATA}_${encoder}_pointmcd_s$seed$SUFFIX" "$encoder" test \
-                data.name="$DATA" distill.bank="$BANK" train.seed="$seed"
+                data.name="$DATA" targets.bank="$BANK" train.seed="$seed"
         done
     done
 }

@@ -29,7 +29,7 @@ choose_weights
     compare_jobs
     for seed in $CONTROLS; do
         student_job "PSB26_pointnet_shuffled_s$seed$SUFFIX" pointnet test \
-            distill.bank="$BANK" distill.shuffle_codes=true train.seed="$seed"
+            targets.bank="$BANK" targets.shuffle=all train.seed="$seed"
     done
 } | run_jobs
 

@@ -51,7 +51,7 @@ for encoder in $ENCODERS; do
     for seed in $(seeds_of "$encoder"); do
         name=PSB26_${encoder}_unsupervised_s$seed$SUFFIX
         if [ ! -f "ckpt/student/$name.pth" ]; then
-            train_line "$name" "$encoder" distill.bank=$BANK loss.task=0 train.seed="$seed"
+            train_line "$name" "$encoder" targets.bank=$BANK terms.task.weight=0 train.seed="$seed"
             echo
         fi
     done
@@ -64,7 +64,7 @@ for encoder in $ENCODERS; do
         probe_jobs "$name"
         probe_jobs "$name" "$seed"
         student_job "PSB26_${encoder}_finetuned_s$seed$SUFFIX" "$encoder" test \
-            init="ckpt/student/$name.pth" loss.distill=0 ${weight:+loss.task=$weight} \
+            init="ckpt/student/$name.pth" terms.alignment.weight=0 ${weight:+terms.task.weight=$weight} \
             train.seed="$seed"
     done
 done | run_jobs

@@ -71,7 +71,7 @@ class Workshop:
             "data.name=Tiny",
             f"data.root={self.root}",
             "data.points=128",
-            f"distill.bank={self.bank}",
+            f"targets.bank={self.bank}",
             "train.epochs=2",
             "train.amp=none",
             "train.batch_size=16",

@@ -71,7 +71,7 @@ def test_files_are_merged_from_left_to_right(tmp_path):
     }.items():
         files.append(str(tmp_path / f"{name}.yaml"))
         Path(files[-1]).write_text(text)
-    config = load_config(StudentConfig, ["loss.task=3", *files, "data.name=C"])
+    config = load_config(StudentConfig, ["terms.task.weight=3", *files, "data.name=C"])
     assert (config.data.name, config.data.points) == ("C", 16)
     assert config.loss == {"task": 3, "distill": 0.25}
     config = load_config(StudentConfig, [files[2], files[0], files[1]])
@@ -153,7 +153,7 @@ def test_resolved_settings_read_back_alike(tmp_path):
         (["train=3"], r"train"),
         (["run.name=../other"], r"run.name='../other'"),
         (["run.name=."], r"run.name='.'"),
-        (["loss.task=-1"], r"loss.task=-1"),
+        (["terms.task.weight=-1"], r"terms.task.weight=-1"),
         (["protocol.val_fraction=1"], r"val_fraction"),
     ],
 )
@@ -191,7 +191,7 @@ def test_help_lists_every_key_with_its_default(capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("usage: RECIPE.yaml [SET.yaml ...] [group.key=value ...]")
     assert "data.name=(required)" in shown
-    assert "  distill.distance=l1" in shown and "  init=None" in shown
+    assert "  terms.alignment.distance=l1" in shown and "  init=None" in shown
 
 
 def test_a_file_may_lie_in_a_folder_with_an_equals_sign(tmp_path):

@@ -226,7 +226,7 @@ def is_setting(override: str) -> bool:
 
 def test_a_wrong_key_is_found(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert is_setting("teacher.weights=none") and is_setting("distill.views=4")
+    assert is_setting("teacher.weights=none") and is_setting("targets.views=4")
     assert not is_setting("train.apm=bf16") and not is_setting("train.epochs=many")
 
 

@@ -45,10 +45,10 @@ def test_missing_and_unknown_sets(workshop, refused, distilled):
     assert "Nothing" in line and "data.prepare" in line
     assert "Nothing" in refused(test_program.main, [distilled, "--data", "Nothing"], 3)
     assert "no bank" in refused(
-        train_student.main, workshop.student_arguments("x", "distill.bank=no.h5"), 3
+        train_student.main, workshop.student_arguments("x", "targets.bank=no.h5"), 3
     )
-    line = refused(train_student.main, workshop.student_arguments("x", "distill.bank=null"), 2)
-    assert "distill.bank=FILE" in line
+    line = refused(train_student.main, workshop.student_arguments("x", "targets.bank=null"), 2)
+    assert "targets.bank=FILE" in line
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5000])
@@ -63,7 +63,7 @@ def test_truncated_files(workshop, refused, distilled, tmp_path, kept):
     whole = workshop.bank.read_bytes()
     bank.write_bytes(whole[:kept] if kept < 5000 else whole[:-kept])
     assert "bank.h5" in refused(
-        train_student.main, workshop.student_arguments("x", f"distill.bank={bank}"), 3
+        train_student.main, workshop.student_arguments("x", f"targets.bank={bank}"), 3
     )
     cut = tmp_path / "cut.pth"
     whole = distilled.read_bytes()
@@ -73,14 +73,14 @@ def test_truncated_files(workshop, refused, distilled, tmp_path, kept):
 
 def test_files_of_another_kind(workshop, refused, distilled, tmp_path):
     arguments = workshop.student_arguments(
-        "x", f"distill.bank={workshop.root / 'Tiny' / 'train.h5'}"
+        "x", f"targets.bank={workshop.root / 'Tiny' / 'train.h5'}"
     )
     assert "not a bank" in refused(train_student.main, arguments, 3)
     broken = tmp_path / "nan.h5"
     shutil.copy(workshop.bank, broken)
     with h5py.File(broken, "r+") as file:
         file["view_codes"][0, 0, 0] = np.nan
-    arguments = workshop.student_arguments("x", f"distill.bank={broken}")
+    arguments = workshop.student_arguments("x", f"targets.bank={broken}")
     assert "not finite" in refused(train_student.main, arguments, 3)
     with h5py.File(broken, "r+") as file:
         file.attrs["version"] = 99

@@ -17,7 +17,7 @@ from utils.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def segmented(workshop) -> Path:
-    arguments = ["data.points=256", "loss.distill=0", "loss.task=1"]
+    arguments = ["data.points=256", "terms.alignment.weight=0", "terms.task.weight=1"]
     arguments = workshop.student_arguments(
         "parts_s0", *arguments, recipe="partseg_pointnet", data="labeledpsb"
     )
@@ -80,9 +80,9 @@ def test_the_parts_of_one_cloud(workshop, segmented, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_path, capsys):
-    train_student.main(workshop.student_arguments("unlabelled", "loss.task=0"))
+    train_student.main(workshop.student_arguments("unlabelled", "terms.task.weight=0"))
     path, table = workshop.student("unlabelled"), tmp_path / "results.csv"
-    with pytest.raises(ConfigError, match=r"without labels \(loss.task=0\)"):
+    with pytest.raises(ConfigError, match=r"without labels \(terms.task.weight=0\)"):
         test_program.main([str(path), "--results", str(table)])
     common = [str(path), "--results", str(table)]
     few = ["--probe", "fewshot", "--ways", "4", "--shots", "2", "--queries", "2"]

@@ -344,6 +344,6 @@ def test_from_pixels_to_a_bank(workshop, pixel_teachers, tmp_path):
     arguments = workshop.pixel_arguments("teacher_partseg", "partseg")
     with pytest.raises(ConfigError, match="another configuration"):
         train_teacher.main(arguments)
-    arguments += [f"init={first}", "loss.shape=1", "run.overwrite=true"]
+    arguments += [f"init={first}", "terms.task.weight=1", "run.overwrite=true"]
     with pytest.raises(ConfigError, match="loss.shape: ViewSegmentation"):
         train_teacher.main(arguments)

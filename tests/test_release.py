@@ -256,7 +256,9 @@ def test_a_truncated_file_and_a_converted_one_are_refused(tmp_path):
 
 def test_a_published_encoder_starts_a_run(workshop, tmp_path):
     path = convert(scattered(pointmcd_students.PointNetCls()).state_dict(), tmp_path)
-    arguments = workshop.student_arguments("from_release", "loss.distill=0", f"init={path}")
+    arguments = workshop.student_arguments(
+        "from_release", "terms.alignment.weight=0", f"init={path}"
+    )
     train_student.main([*arguments, "train.epochs=1", "optim.lr=1e-9"])
     start, trained = read_model(path)["model"], read_model(workshop.student("from_release"))
     key = "encoder.rest.linears.1.weight"

@@ -76,7 +76,11 @@ CPU |= {"table_unsupervised.sh": {}, "table_ablation.sh": {}, "table_psb26.sh": 
 
 def parse_printed(command: str) -> str:
     """A printed command through the parser of its program, here; the set it trains on, if any."""
-    line = command.removeprefix("python ").replace("loss.task=CHOSEN", "loss.task=1").split()
+    line = (
+        command.removeprefix("python ")
+        .replace("terms.task.weight=CHOSEN", "terms.task.weight=1")
+        .split()
+    )
     parsed = parse_line(line)
     return parsed.data.name if isinstance(parsed, StudentConfig | TeacherConfig) else ""
 

@@ -46,7 +46,7 @@ def test_only_what_is_asked_for_is_read(split):
     assert nothing.bank is None and nothing.visibility is None
     seeing = load_targets(split, POINTS, ("visibility",), DistillSettings(), 0)
     assert seeing.bank is None and seeing.view_codes is None
-    with pytest.raises(ConfigError, match="distill.bank=FILE"):
+    with pytest.raises(ConfigError, match="targets.bank=FILE"):
         load_targets(split, POINTS, ("codes",), DistillSettings(), 0)
 
 
@@ -63,7 +63,7 @@ def test_chosen_views_are_distinct_and_begin_with_the_first(count):
     views = choose_views(12, count)
     assert len(set(views)) == count and views[0] == 0 and views.max() < 12
     assert np.array_equal(choose_views(12, None), np.arange(12))
-    with pytest.raises(ConfigError, match="distill.views=13, and the set has 12"):
+    with pytest.raises(ConfigError, match="targets.views=13, and the set has 12"):
         choose_views(12, 13)
 
 

@@ -169,7 +169,7 @@ def test_a_run_that_is_finished_keeps_its_checkpoint(workshop, distilled):
 
 @pytest.fixture(scope="module")
 def baseline(workshop) -> Path:
-    train_student.main(workshop.student_arguments("baseline", "loss.distill=0"))
+    train_student.main(workshop.student_arguments("baseline", "terms.alignment.weight=0"))
     return workshop.student("baseline")
 
 
@@ -184,7 +184,7 @@ def test_weight_zero_is_the_plain_baseline(workshop, baseline):
 
 
 def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, distilled, baseline):
-    train_student.main(workshop.student_arguments("shuffled", "distill.shuffle_codes=true"))
+    train_student.main(workshop.student_arguments("shuffled", "targets.shuffle=all"))
     for other in (baseline, workshop.student("shuffled")):
         assert not same_weights(distilled, other)
     split = open_split("Tiny", "train", workshop.root)
@@ -279,7 +279,7 @@ def test_weights_that_the_last_step_broke_are_not_kept(workshop):
     arguments = [
         "optim.lr=3e38",
         "optim.min_lr=3e38",
-        "loss.task=1e6",
+        "terms.task.weight=1e6",
         "train.epochs=1",
         "train.batch_size=48",
     ]
@@ -353,7 +353,10 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
 def two_processes(workshop, distilled, tmp_path_factory) -> Path:
     """Every program in two processes: students, a teacher, a bank and a table in this folder."""
     folder = tmp_path_factory.mktemp("two")
-    without_task = ["loss.task=0", "train.epochs=1"]  # more than one step, no gradient in the head
+    without_task = [
+        "terms.task.weight=0",
+        "train.epochs=1",
+    ]  # more than one step, no gradient in the head
     teacher = [*TEACHER, "data.name=Tiny", f"data.root={workshop.root}", "run.name=teacher_two"]
     teacher += [f"run.dir={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
     common = ["--device", "cpu", "--threads", "1"]
@@ -421,7 +424,7 @@ def test_every_recipe_trains_two_steps(workshop, recipe):
         arguments += [f"data.size={32 if recipe == 'teacher' else 16}"]
     else:
         kind, main, arguments = "student", train_student.main, [*arguments, "data.points=512"]
-        arguments += [f"distill.bank={workshop.bank}", "train.pictures=false"]
+        arguments += [f"targets.bank={workshop.bank}", "train.pictures=false"]
     main(arguments)
     training = read_model(workshop.folder / "ckpt" / kind / f"{name}.pth", kind)["training"]
     assert training["metrics"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from utils.config import did_you_mean
 from utils.distributed import is_main
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 from utils.pictures import cloud_parts_figure, save_figure
 
 
@@ -40,8 +40,10 @@ def part_lines(
         category: the class of the cloud.
 
     Raises:
-        ConfigError: no category, or an unknown one.
+        ConfigError: no category, or an unknown one. DataError: no names of parts.
     """
+    if not part_names:
+        raise DataError("the checkpoint does not say which parts its categories have")
     if category not in classes:
         raise ConfigError(
             f"part segmentation is told the class of a cloud: "

@@ -3,13 +3,14 @@
 A model checkpoint holds everything needed to build and use the network:
 
     format    "multiview-distillation checkpoint"
-    version   1
+    version   2; files of version 1 are read as if they were (utils/upgrade.py)
     role      "student" or "teacher"
     build     arguments of the role's builder (encoder, head, number of classes, ...)
     classes   class names, in the order of the logits
     model     state dict
+    heads     what loss terms trained beside it, by their names: settings, fields, state dict
     config    the resolved configuration of the run
-    training  epochs, seed, commit, wall seconds, data hash, ... (primitives)
+    training  label of the method, epochs, commit, wall seconds, data hash, ... (primitives)
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from torch import Tensor, nn
 
 from utils.errors import DataError
 from utils.files import atomic_path
+from utils.upgrade import upgrade
 
 FORMAT = "multiview-distillation checkpoint"
-VERSION = 1
-FIELDS = ("version", "role", "build", "classes", "model", "config", "training")
+VERSION = 2
+FIELDS = ("version", "role", "build", "classes", "model", "heads", "config", "training")
 
 ROLES = ("student", "teacher")
 
@@ -69,15 +71,18 @@ def save_model(
     classes: list[str],
     config: dict[str, Any],
     training: dict[str, Any],
+    heads: dict[str, dict[str, Any]],
 ) -> None:
     """Write a model checkpoint; see the head of this file for its fields."""
+    state = {n: v for n, v in network.state_dict().items() if not n.startswith("heads.")}
     content = {
         "format": FORMAT,
         "version": VERSION,
         "role": role,
         "build": build,
         "classes": classes,
-        "model": {name: value.detach().cpu() for name, value in network.state_dict().items()},
+        "model": {name: value.detach().cpu() for name, value in state.items()},
+        "heads": heads,
         "config": config,
         "training": training,
     }
@@ -85,7 +90,7 @@ def save_model(
 
 
 def read_model(path: str | Path, role: str | None = None) -> dict[str, Any]:
-    """Read and check a model checkpoint.
+    """Read and check a model checkpoint, of whatever version up to this one.
 
     Raises:
         DataError: unreadable, not a model checkpoint, of another role or a newer version.
@@ -96,6 +101,8 @@ def read_model(path: str | Path, role: str | None = None) -> dict[str, Any]:
             f"{path} is not a model checkpoint of this project; train_teacher.py and "
             "train_student.py write them under ckpt/"
         )
+    if content.get("version") == 1:
+        content = upgrade(content, path)
     absent = [key for key in FIELDS if key not in content]
     if absent:
         raise DataError(f"{path} lacks {', '.join(absent)}; it is damaged or was edited")

@@ -21,13 +21,28 @@ from utils.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 EXAMPLE = "scripts/configs/recipes/pointnet.yaml"
-RENAMED = {  # keys of earlier configurations -> what they are called now
+RENAMED = {  # keys of earlier configurations, or their groups -> what they are called now
     "data.balanced": "data.class_balanced",
     "data.resident": "data.cache_on_device",
+    "distill.bank": "targets.bank",
+    "distill.distance": "terms.alignment.distance",
+    "distill.method": "method",
+    "distill.pooling": "terms.alignment.pooling",
+    "distill.shuffle_codes": "targets.shuffle",
+    "distill.views": "targets.views",
+    "distill.visibility": "targets.visibility",
+    "loss.distill": "terms.alignment.weight",
+    "loss.pixel": "terms.pixels.weight or terms.reconstruction.weight",
+    "loss.shape": "terms.task.weight",
+    "loss.task": "terms.task.weight",
+    "loss.transform": "terms.transform.weight",
+    "loss.view": "terms.views.weight",
     "optim.clip": "optim.clip_grad",
     "optim.final_lr": "optim.min_lr",
     "run.restart": "run.overwrite",
     "run.runs": "run.dir",
+    "student.smoothing": "terms.task.smoothing",
+    "teacher.smoothing": "terms.task.smoothing and terms.views.smoothing",
 }
 
 
@@ -103,15 +118,19 @@ def describe_keys(schema: type[BaseModel]) -> str:
         "usage: RECIPE.yaml [SET.yaml ...] [group.key=value ...]",
         "scripts/configs/ has the shipped recipes/ and sets/; keys and their defaults:",
     ]
+    return "\n".join([*lines, *_key_lines(schema, "")])
+
+
+def _key_lines(schema: type[BaseModel], prefix: str) -> list[str]:
+    lines = []
     for name, field in schema.model_fields.items():
         group = field.annotation
         if isinstance(group, type) and issubclass(group, BaseModel):
-            for key, inner in group.model_fields.items():
-                shown = "(required)" if inner.is_required() else inner.default
-                lines.append(f"  {name}.{key}={shown}")
+            lines += _key_lines(group, f"{prefix}{name}.")
         else:
-            lines.append(f"  {name}={field.default}")
-    return "\n".join(lines)
+            shown = "(required)" if field.is_required() else field.default
+            lines.append(f"  {prefix}{name}={shown}")
+    return lines
 
 
 def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -177,8 +196,10 @@ def _describe(schema: type[BaseModel], item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        if key in RENAMED:
-            return f"{key} is called {RENAMED[key]} now"
+        values = item["input"] if isinstance(item["input"], dict) else {}
+        for name in [key, *(f"{key}.{inner}" for inner in values)]:
+            if name in RENAMED:
+                return f"{name} is called {RENAMED[name]} now"
         known = _keys(schema, location[:-1])
         return f"unknown key {key!r}, known here: {known}{did_you_mean(location[-1], known)}"
     if item["type"] == "missing":

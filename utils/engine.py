@@ -1,4 +1,5 @@
-"""The one training loop. Teachers and students differ only in the method they hand to it."""
+"""The one training loop. Teachers and students differ only in the objective and the task that
+they hand to it."""
 
 from __future__ import annotations
 
@@ -21,29 +22,44 @@ from utils.optim import build_optimizer, learning_rate, load_optimizer, set_lear
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
 from utils.step import build_step, check_step
+from utils.tasks import Task
 
 Batch = dict[str, Tensor]
 LOOK_EVERY = 20  # steps between two looks at the losses, for the progress bar
+PICTURED = 4  # shapes
 
 
 @dataclass
 class Training:
     """What an entry script hands to :func:`fit`.
 
-    ``method``: module with ``forward(batch) -> output`` (``.losses`` and, for the accuracy of
-    training, ``.logits`` and ``.target`` or None) and ``total(losses)``. ``batches(epoch)``: the
-    batches of this process, on the device, each a dict with ``index``. ``steps``: their number.
-    ``evaluate()``: outputs on the watched shapes, as :func:`predict` gives them.
-    ``measure(outputs)``: metrics by name, for the log. ``pictures(writer, epoch, outputs)``: images
-    and embeddings for TensorBoard.
+    ``objective``: module with ``network``, ``forward(batch) -> output`` (``.losses`` and, for the
+    accuracy of training, ``.logits`` and ``.target`` or None) and ``total(losses)``.
+    ``batches(epoch)``: the batches of this process, on the device, each a dict with ``index``.
+    ``steps``: their number. ``watched``: shapes that are looked at meanwhile, as batches
+    ``watched.evaluation(batch_size)``. ``task``: what is measured and drawn of them.
     """
 
-    method: nn.Module
+    objective: nn.Module
     batches: Callable[[int], Iterable[Batch]]
     steps: int
-    evaluate: Callable[[], dict[str, np.ndarray]]
-    measure: Callable[[dict[str, np.ndarray]], dict[str, float]]
-    pictures: Callable[[SummaryWriter, int, dict[str, np.ndarray]], None]
+    watched: Any
+    task: Task
+
+    def evaluate(self) -> dict[str, np.ndarray]:
+        """Outputs on the watched shapes, as :func:`predict` gives them."""
+        batches = self.watched.evaluation(self.task.batch)
+        return predict(self.objective.network, batches, self.task.compute)
+
+    def draw(self, writer: SummaryWriter, epoch: int, outputs: dict[str, np.ndarray]) -> None:
+        """Images and embeddings for TensorBoard."""
+        self.task.draw(
+            writer,
+            epoch,
+            outputs,
+            batch=next(iter(self.batches(epoch))),
+            few=lambda: next(iter(self.watched.evaluation(PICTURED))),
+        )
 
 
 def fit(
@@ -62,20 +78,20 @@ def fit(
         RunError: a loss or a weight that is not finite.
         ConfigError: a kind of step that is not to be had here.
     """
-    method = training.method
+    objective = training.objective
     check_step(train, device)
-    optimizer = build_optimizer(optim, method.parameters(), in_graph=train.cuda_graph)
+    optimizer = build_optimizer(optim, objective.parameters(), in_graph=train.cuda_graph)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
     state = run.load_state()
     if state is not None:
-        method.load_state_dict(state["method"])
+        objective.load_state_dict(state["objective"])
         load_optimizer(optimizer, state["optimizer"])
         history = state["history"]
         if is_main():
             done = history["epoch"] == train.epochs
             doing = "already trained:" if done else "resuming"
             print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs")
-    step = build_step(method, optimizer, optim, train, device)
+    step = build_step(objective, optimizer, optim, train, device)
     writer = (
         SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
         if is_main()
@@ -91,17 +107,21 @@ def fit(
         scalars["lr"] = rate
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
-            share_buffers(method)
+            share_buffers(objective)
             outputs = training.evaluate()
-            history["metrics"] = training.measure(outputs)
+            history["metrics"] = training.task.measure(outputs)
             scalars.update(history["metrics"])
             if writer and train.pictures:
-                training.pictures(writer, done, outputs)
+                training.draw(writer, done, outputs)
         history["epoch"] = done
         history["seconds"] += seconds
         _report(run, writer, done, train.epochs, scalars, seconds)
         run.save_state(
-            {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            {
+                "objective": objective.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+            }
         )
     if writer:
         writer.close()
@@ -113,7 +133,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     """One pass over the batches: the means of its losses, accuracy, shapes per second over all
     processes, and the share of the time that went into waiting for data, in percent."""
-    training.method.train()
+    training.objective.train()
     sums = EpochSums(epoch)
     batches = TimedBatches(training.batches(epoch))
     bar = tqdm(
@@ -135,15 +155,15 @@ def _train_epoch(
                     shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{batches.waiting:.0f}%"}
                 )
     scalars = sums.means()  # the one place where the host waits for the device
-    _stop_if_weights_broke(training.method, epoch)
+    _stop_if_weights_broke(training.objective, epoch)
     scalars["throughput"] = sums.shapes * world_size() / batches.seconds
     scalars["waiting"] = batches.waiting
     return scalars
 
 
-def _stop_if_weights_broke(method: nn.Module, epoch: int) -> None:
+def _stop_if_weights_broke(objective: nn.Module, epoch: int) -> None:
     """The last step of an epoch may break the weights after its loss was found finite."""
-    state = method.state_dict()
+    state = objective.state_dict()
     finite = torch.stack([torch.isfinite(value).all() for value in state.values()]).tolist()
     broken = [name for name, whole in zip(state, finite, strict=True) if not whole]
     if broken:

@@ -38,10 +38,3 @@ def score(confusion: np.ndarray) -> ClassificationScore:
         recall = 100.0 * np.diag(confusion) / total
     overall = 100.0 * np.trace(confusion) / total.sum()
     return ClassificationScore(float(overall), float(np.nanmean(recall)), recall)
-
-
-def accuracies(outputs: dict[str, np.ndarray]) -> dict[str, float]:
-    """``eval/overall`` and ``eval/mean_class`` in percent; ``label`` (S,), ``logits`` (S, K)."""
-    logits = outputs["logits"]
-    result = score(confusion_matrix(outputs["label"], logits.argmax(axis=1), logits.shape[1]))
-    return {"eval/overall": result.overall, "eval/mean_class": result.mean_class}

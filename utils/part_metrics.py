@@ -97,7 +97,7 @@ class PartScore:
     shapes: np.ndarray
 
 
-def shape_ious(counts: np.ndarray, mask: np.ndarray, lenient: bool = False) -> np.ndarray:
+def mean_ious(counts: np.ndarray, mask: np.ndarray, lenient: bool = False) -> np.ndarray:
     """Mean IoU (S,) in 0..1 of every shape over its parts ``mask`` (S, K) bool.
 
     Args:
@@ -108,6 +108,18 @@ def shape_ious(counts: np.ndarray, mask: np.ndarray, lenient: bool = False) -> n
     absent = (true == 0) if lenient else (union == 0)
     iou = np.where(absent, 1.0, intersection / np.maximum(union, 1))
     return (iou * mask).sum(axis=1) / mask.sum(axis=1)
+
+
+def shape_ious(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> dict[str, np.ndarray]:
+    """``iou`` and ``iou_lenient`` (S,) in percent of every shape, by both rules; NaN for shapes
+    without a labelled point. Arguments as in :func:`score_parts`."""
+    parts = ranges[-1][1]
+    mask = allowed_parts(ranges).numpy()[categories]  # (S, P)
+    labelled = counts[:, 2].sum(axis=1) > 0
+    return {
+        name: np.where(labelled, 100.0 * mean_ious(counts[..., :parts], mask, lenient), np.nan)
+        for name, lenient in (("iou", False), ("iou_lenient", True))
+    }
 
 
 def score_parts(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> PartScore:
@@ -134,24 +146,10 @@ def score_parts(counts: np.ndarray, categories: np.ndarray, ranges: Ranges) -> P
     overall = 100.0 * counts[:, 0].sum() / counts[:, 2].sum()
     found = {"overall": float(overall), "shapes": occurring}
     for rule in ("", "_lenient"):
-        ious = 100.0 * shape_ious(counts[..., :parts], mask, lenient=rule == "_lenient")
+        ious = 100.0 * mean_ious(counts[..., :parts], mask, lenient=rule == "_lenient")
         with np.errstate(invalid="ignore"):
             per_category = np.bincount(categories, ious, minlength=len(ranges)) / occurring
         found[f"instance_miou{rule}"] = float(ious.mean())
         found[f"class_miou{rule}"] = float(np.nanmean(per_category))
         found[f"per_category{rule}"] = per_category
     return PartScore(**found)
-
-
-def part_metrics(outputs: dict[str, np.ndarray], ranges: Ranges) -> dict[str, float]:
-    """For the log: ``eval/overall``, ``eval/instance_miou``, ``eval/class_miou`` in percent.
-
-    Args:
-        outputs: ``counts`` (S, 3, K) of :func:`part_counts` and ``label`` (S,), the categories.
-    """
-    result = score_parts(outputs["counts"], outputs["label"], ranges)
-    return {
-        "eval/overall": result.overall,
-        "eval/instance_miou": result.instance_miou,
-        "eval/class_miou": result.class_miou,
-    }

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils.files import atomic_path
-from utils.metrics import confusion_matrix
 
 _GRID_SHAPES = 4
 _EMBEDDING_SHAPES = 2000
@@ -81,12 +80,6 @@ def confusion_figure(confusion: np.ndarray, classes: list[str]) -> Figure:
                 color=shade,
             )
     return figure
-
-
-def confusion(writer, epoch: int, outputs: dict[str, np.ndarray], classes: list[str]) -> None:
-    """The confusion matrix of ``logits`` (S, K) against ``label`` (S,)."""
-    matrix = confusion_matrix(outputs["label"], outputs["logits"].argmax(axis=1), len(classes))
-    writer.add_figure("confusion", confusion_figure(matrix, classes), epoch)
 
 
 def embedding(

@@ -8,7 +8,7 @@ of the time of ``LinearSVC``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
@@ -74,21 +74,24 @@ class Episodes:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """``columns`` of the row of results, its ``protocol``, ``lines`` and ``headline`` to print."""
+    """``columns`` of the row of results, its ``protocol``, ``lines`` and ``headline`` to print, and
+    ``predictions`` for every test shape, where it makes any."""
 
     columns: dict[str, float]
     protocol: str
     lines: list[str]
     headline: str
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SVMResult:
     """``c``: the chosen one; ``held_out``: accuracy of each C of the grid in cross-validation;
-    ``confusion`` (K, K) and its ``score`` on the test shapes."""
+    ``predicted`` (T,), ``confusion`` (K, K) and its ``score`` on the test shapes."""
 
     c: float
     held_out: list[float]
+    predicted: np.ndarray
     confusion: np.ndarray
     score: ClassificationScore
 
@@ -114,6 +117,7 @@ def svm_report(train: Labelled, test: Labelled, classes: list[str]) -> ProbeRepo
         lines,
         f"overall accuracy {result.score.overall:.1f} %, "
         f"mean class accuracy {result.score.mean_class:.1f} %",
+        {"prediction": result.predicted},
     )
 
 
@@ -150,7 +154,7 @@ def linear_svm(
     fitted, unseen = standardise(train, test)
     predicted = _svm(c).fit(fitted, train_labels).predict(unseen)
     confusion = confusion_matrix(test_labels, predicted, classes)
-    return SVMResult(c, held_out, confusion, score(confusion))
+    return SVMResult(c, held_out, predicted, confusion, score(confusion))
 
 
 def few_shot(

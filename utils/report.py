@@ -15,15 +15,6 @@ from utils.checkpoint import fingerprint
 from utils.device import describe
 from utils.results import Result
 
-# The parts of the method that an ablation exchanges, by their defaults, and how to name the others.
-EXCHANGED = {
-    "pooling": ("visible", "{} pooling"),
-    "distance": ("l1", "{}"),
-    "visibility": ("stored", "visibility {}"),
-    "views": (None, "{} views"),
-    "shuffle_codes": (False, "shuffled codes"),
-}
-
 
 def describe_checkpoint(
     path: str | Path, content: Mapping[str, Any], points: int | None = None
@@ -40,7 +31,7 @@ def describe_checkpoint(
         "run": Path(path).stem,
         "protocol": protocol_label(training),
         "model": content["build"]["encoder" if student else "backbone"],
-        "method": method_label(config) if student else "-",
+        "method": method_label(content) if student else "-",
         "recipe": f"released, {released['source']}" if released else recipe_label(config),
         "points": (points or config["data"]["points"]) if student else 0,
         "epochs": training["epochs"],
@@ -67,8 +58,8 @@ def describe_probe(
     """
     if random_seed is None:
         config = content["config"]
-        labels = "" if config["loss"].get("task") else " without labels"
-        method = f"{method_label(config)} on {Path(config['data']['name']).name}{labels}"
+        labels = "" if content["training"]["labelled"] else " without labels"
+        method = f"{method_label(content)} on {Path(config['data']['name']).name}{labels}"
         return {**described, "protocol": protocol, "method": method}
     return {
         **described,
@@ -117,7 +108,7 @@ def protocol_label(training: Mapping[str, Any]) -> str:
 
 def recipe_label(config: Mapping[str, Any]) -> str:
     """Loss weights in force, optimiser, batch, precision and a head that is not the default."""
-    weights = " ".join(f"{name} {value:g}" for name, value in config["loss"].items() if value)
+    weights = " ".join(f"{name} {term['weight']:g}" for name, term in config["terms"].items())
     optim, train = config["optim"], config["train"]
     head = config.get("student", {}).get("head", "default")
     chosen = "" if head == "default" else f", {head} head"
@@ -126,17 +117,9 @@ def recipe_label(config: Mapping[str, Any]) -> str:
     return f"{weights}; {steps}{precision}{chosen}"
 
 
-def method_label(config: Mapping[str, Any]) -> str:
-    """``baseline`` without distillation, else the method and what was exchanged in it; and where
-    the encoder started, if not at random."""
-    started = config.get("init")
+def method_label(content: Mapping[str, Any]) -> str:
+    """What taught a student, as its training labelled it, and where its encoder started, if not at
+    random."""
+    started = content["config"].get("init")
     start = f", from {re.sub(r'_s[0-9]+', '', Path(started).stem)}" if started else ""  # any seed
-    if not config["loss"].get("distill"):
-        return "baseline" + start
-    distill = config["distill"]
-    changes = [
-        label.format(distill[name])
-        for name, (default, label) in EXCHANGED.items()
-        if distill.get(name, default) != default
-    ]
-    return ", ".join([distill["method"], *changes]) + start
+    return ", ".join(content["training"]["method"]) + start

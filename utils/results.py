@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from filelock import FileLock
 
 from utils.errors import ConfigError, DataError
@@ -106,6 +107,31 @@ def read(path: str | Path) -> list[Result]:
         except (TypeError, ValueError, KeyError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
     return results
+
+
+def save_predictions(
+    path: Path, ids: list[str], outputs: dict[str, np.ndarray], predictions: dict[str, np.ndarray]
+) -> None:
+    """What a network says of every tested shape, so that differences between two networks can be
+    tested later: ``ids`` (S,), ``labels`` (S,) int16 and the arrays of ``predictions`` (S, ...).
+
+    Args:
+        ids: of the whole split. outputs: of :func:`utils.engine.predict`.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    small = {
+        name: array.astype(np.int16 if array.dtype.kind in "iu" else np.float32)
+        for name, array in {"labels": outputs["label"], **predictions}.items()
+    }
+    chosen = np.asarray(ids)[outputs["index"]]
+    try:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, ids=chosen, **small)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): give another folder") from error
+    print(f"predictions: {path}")
 
 
 _TYPES = {field.name: field.type for field in fields(Result)}

@@ -107,14 +107,17 @@ class Run:
 
 
 def training_record(
-    history: dict[str, Any], config: BaseModel, split: Any, device: torch.device
+    history: dict[str, Any], config: BaseModel, split: Any, device: torch.device, **more: Any
 ) -> dict[str, Any]:
     """What a checkpoint says of its training, beside the configuration.
 
     Args:
         history: of :func:`utils.engine.fit`. split: the prepared training split.
+        more: ``method``, the words of its label; ``labelled``, whether it learnt from labels;
+            ``bank``, the provenance of what taught it, or None.
     """
     return {
+        **more,
         "epochs": history["epoch"],
         "seconds": history["seconds"],
         "metrics": history["metrics"],
@@ -133,6 +136,7 @@ def save_trained(
     role: str,
     name: str,
     network: nn.Module,
+    heads: dict[str, dict[str, Any]],
     build: dict[str, Any],
     classes: list[str],
     config: BaseModel,
@@ -141,13 +145,14 @@ def save_trained(
     """Write what a run leaves for inference to ``<checkpoints>/<role>/<name>.pth`` and say so.
 
     Args:
-        build: arguments of the role's builder. record: of :func:`training_record`.
+        heads: of :func:`models.objective.pack_heads`. build: arguments of the role's builder.
+        record: of :func:`training_record`.
     """
     if not is_main():
         return
     path = Path(config.run.checkpoints) / role / f"{name}.pth"
     settings = config.model_dump(mode="json")
-    checkpoint.save_model(path, role, network, build, classes, settings, record)
+    checkpoint.save_model(path, role, network, build, classes, settings, record, heads)
     print(f"{role} written to {path}")
 
 

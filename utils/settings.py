@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -100,7 +101,6 @@ class TeacherModelSettings(Group):
     backbone: str = "mobilenet_v2"
     weights: str = "imagenet"  # none, imagenet or the path of a torchvision state dict
     normalise: Literal["imagenet", "none"] = "imagenet"
-    smoothing: Fraction = 0.2
 
 
 class StudentModelSettings(Group):
@@ -110,19 +110,21 @@ class StudentModelSettings(Group):
     # farthest: centres are sampled from the augmented cloud, as published; stored: the first points
     # of the stored farthest-point order are the centres, which costs nothing
     sampling: Literal["farthest", "stored"] = "farthest"
-    smoothing: Fraction = 0.2
 
 
-class DistillSettings(Group):
-    """The teacher and, below ``method``, the parts of the method that an ablation exchanges."""
+class TermSettings(Group):
+    """What every loss term has; its own options are in its file, ``models/terms``."""
 
-    bank: str | None = None  # file of export_teacher.py
-    method: str = "pointmcd"
-    pooling: Literal["visible", "global"] = "visible"  # global: shape codes, without projection
-    distance: Literal["l1", "l2", "cosine"] = "l1"
-    visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many per view
-    views: Positive | None = None  # how many of the views teach, evenly chosen; null: all
-    shuffle_codes: bool = False  # control: give each shape the codes of another one
+    weight: Weight = 0.0  # 0: not computed, and nothing is read for it
+
+
+class Terms(Group):
+    """The settings of loss terms by name; :func:`models.terms.with_terms` gives it its fields. What
+    is recorded of a run are the terms in force, so that a new one changes no old run."""
+
+    @model_serializer(mode="wrap")
+    def _in_force(self, serialise: Callable[[Terms], dict[str, Any]]) -> dict[str, Any]:
+        return {name: term for name, term in serialise(self).items() if term["weight"]}
 
 
 class TargetSettings(Group):
@@ -134,6 +136,16 @@ class TargetSettings(Group):
     # control: what the teacher says of another shape, of any class or of the same
     shuffle: Literal["none", "all", "class"] = "none"
 
+    def changes(self) -> list[str]:
+        """What is not as usual, in words: part of the label of a run that a teacher taught."""
+        words = {
+            f"visibility {self.visibility}": self.visibility != "stored",
+            f"{self.views} views": self.views is not None,
+            "shuffled codes": self.shuffle == "all",
+            "codes shuffled within classes": self.shuffle == "class",
+        }
+        return [word for word, changed in words.items() if changed]
+
 
 class TeacherConfig(Group):
     """Configuration of ``train_teacher.py``."""
@@ -141,7 +153,7 @@ class TeacherConfig(Group):
     data: DataSettings
     teacher: TeacherModelSettings = TeacherModelSettings()
     init: str | None = None  # checkpoint of another teacher, whose backbone this one starts from
-    loss: dict[str, Weight] = {"shape": 1.0, "view": 1.0}
+    terms: Terms = Terms()
     augment: ViewAugmentation = ViewAugmentation()
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
@@ -155,9 +167,11 @@ class StudentConfig(Group):
     data: PointDataSettings
     student: StudentModelSettings = StudentModelSettings()
     init: str | None = None  # checkpoint of another student, whose encoder this one starts from
-    distill: DistillSettings = DistillSettings()
-    loss: dict[str, Weight] = {"task": 0.1, "distill": 1.0, "transform": 0.001}
+    method: RunName = "pointmcd"  # what the terms make together: the label in names and tables
+    terms: Terms = Terms()
+    targets: TargetSettings = TargetSettings()
     augment: PointAugmentation = PointAugmentation()
+    augment_views: ViewAugmentation = ViewAugmentation()  # of terms that read views
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     protocol: ProtocolSettings = ProtocolSettings()

@@ -21,7 +21,7 @@ def check_step(train: TrainSettings, device: torch.device) -> None:
     """Refuse what a step cannot be made of.
 
     Raises:
-        ConfigError: a CUDA graph on a CPU, or a graph or a compiled method in several processes.
+        ConfigError: a CUDA graph on a CPU, or a graph or a compiled objective in several processes.
     """
     if train.cuda_graph and device.type != "cuda":
         raise ConfigError(f"train.cuda_graph=true needs a GPU, found {device.type}: leave it false")
@@ -34,7 +34,7 @@ def check_step(train: TrainSettings, device: torch.device) -> None:
 
 
 def build_step(
-    method: nn.Module,
+    objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     optim: OptimSettings,
     train: TrainSettings,
@@ -43,42 +43,44 @@ def build_step(
     """The step of a training run; see :func:`check_step` for what cannot be had.
 
     Args:
-        method: ``forward(batch) -> output`` with ``.losses``, ``total(losses)`` and, in several
+        objective: ``forward(batch) -> output`` with ``.losses``, ``total(losses)`` and, in several
             processes, ``trains_all``: whether that gives every parameter a gradient.
         optimizer: of its parameters, built for a graph if ``train.cuda_graph``.
     """
-    step = EagerStep(_runnable(method, train, device), method, optimizer, optim, train, device)
+    step = EagerStep(
+        _runnable(objective, train, device), objective, optimizer, optim, train, device
+    )
     return GraphStep(step) if train.cuda_graph else step
 
 
-def _runnable(method: nn.Module, train: TrainSettings, device: torch.device) -> nn.Module:
+def _runnable(objective: nn.Module, train: TrainSettings, device: torch.device) -> nn.Module:
     if train.compile:
         if torch.are_deterministic_algorithms_enabled():
             # once more, so that the compiler hears of it too; see utils.device.prepare_process
             torch.use_deterministic_algorithms(True, warn_only=True)
-        return torch.compile(method, dynamic=False)  # training batches are all of one size
+        return torch.compile(objective, dynamic=False)  # training batches are all of one size
     if world_size() == 1:
-        return method
+        return objective
     return DistributedDataParallel(
-        method,
+        objective,
         device_ids=[device.index] if device.type == "cuda" else None,
-        find_unused_parameters=not method.trains_all,
+        find_unused_parameters=not objective.trains_all,
     )
 
 
 class EagerStep:
-    """Forward, backward, clipping and update on a batch; gives the output of the method."""
+    """Forward, backward, clipping and update on a batch; gives the output of the objective."""
 
     def __init__(
         self,
         model: nn.Module,
-        method: nn.Module,
+        objective: nn.Module,
         optimizer: torch.optim.Optimizer,
         optim: OptimSettings,
         train: TrainSettings,
         device: torch.device,
     ):
-        self.model, self.method, self.optimizer = model, method, optimizer
+        self.model, self.objective, self.optimizer = model, objective, optimizer
         self.clip = optim.clip_grad
         # made only if asked for: a GPU without bfloat16 refuses it
         self.precision = {
@@ -89,11 +91,11 @@ class EagerStep:
     def __call__(self, batch: Batch) -> Any:
         with self.precision:
             output = self.model(batch)
-        total = self.method.total(output.losses)
+        total = self.objective.total(output.losses)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.method.parameters(), self.clip)
+            nn.utils.clip_grad_norm_(self.objective.parameters(), self.clip)
         self.optimizer.step()
         return output
 

@@ -48,6 +48,7 @@ class PointNet(nn.Module):
 
     feature_channels = 1024
     global_channels = 1024
+    extra_losses = ("transform",)
 
     def __init__(self):
         super().__init__()
@@ -96,6 +97,7 @@ class PointNetSegmenter(nn.Module):
 
     feature_channels = PointNet.feature_channels
     global_channels = PointNet.global_channels
+    extra_losses = PointNet.extra_losses
     encoder_layers = ("encoder",)
     category_layers = ()
 

@@ -55,15 +55,23 @@ def code_layer(inputs: int) -> nn.Sequential:
 class ViewTeacher(nn.Module):
     """What all teachers share: a backbone and what it expects of colours.
 
+    ``task``: what it learns, as in :func:`build_teacher`. ``heads``: of the loss terms that trained
+    it, as :class:`models.students.Student` has them.
+
     Args:
         backbone: of :func:`build_backbone`.
         normalise: ``imagenet`` subtracts torchvision's mean and divides by its deviation, which
             ImageNet weights expect; ``none`` only scales to [0, 1], as the published code does.
     """
 
+    task: str
+    fields = ("views",)  # of a batch, its input
+    extra_losses: tuple[str, ...] = ()
+
     def __init__(self, backbone: ImageBackbone | AttentionVGG, normalise: str):
         super().__init__()
         self.backbone = backbone
+        self.heads = nn.ModuleDict()
         mean, std = (
             (IMAGENET_MEAN, IMAGENET_STD) if normalise == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
         )
@@ -74,6 +82,10 @@ class ViewTeacher(nn.Module):
         """(B, V, 1 or 3, H, W) -> (B * V, 3, H, W); grey broadcasts to three channels."""
         return (unit_images(views.flatten(0, 1)) - self.mean) / self.std
 
+    def forward_batch(self, batch: dict[str, Tensor]) -> TeacherOutput:
+        """The output for the fields of a batch."""
+        return self(batch["views"], batch["label"])
+
 
 class MultiViewTeacher(ViewTeacher):
     """Views of a shape -> view codes, shape code and logits: the classification teacher.
@@ -81,6 +93,8 @@ class MultiViewTeacher(ViewTeacher):
     A linear head makes the view codes, one more layer on their maximum the code of the shape. One
     bias-free classifier serves the shape code and every view code.
     """
+
+    task = "classification"
 
     def __init__(self, backbone: ImageBackbone | AttentionVGG, normalise: str, num_classes: int):
         super().__init__(backbone, normalise)
@@ -104,6 +118,8 @@ class AutoencoderTeacher(ViewTeacher):
     teacher its first weights.
     """
 
+    task = "autoencoder"
+
     def __init__(self, backbone: AttentionVGG, normalise: str):
         super().__init__(backbone, normalise)
         self.decoder = ImageDecoder()
@@ -126,6 +142,8 @@ class PartTeacher(ViewTeacher):
     Args:
         num_parts: K, over all categories. num_categories: how many of these there are.
     """
+
+    task = "segmentation"
 
     def __init__(self, backbone: AttentionVGG, normalise: str, num_parts: int, num_categories: int):
         super().__init__(backbone, normalise)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.images.teachers import build_teacher
+from models.objective import build_heads
 from models.release.networks import RELEASES, Release
 from models.release.tables import read_table
 from models.students import build_student
@@ -52,6 +53,7 @@ def convert(state: Mapping[str, Tensor], name: str) -> Converted:
         build["num_categories"] = release.categories.read(state)
     with torch.device("meta"):  # names and shapes only: every value comes from the file
         network = BUILDERS[release.role](**build)
+        build_heads(release.heads, network, name)
     network.load_state_dict(_translate(state, network, release, name), strict=True, assign=True)
     return Converted(release, build, network)
 

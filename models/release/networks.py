@@ -6,7 +6,7 @@ To add one, write its table in :mod:`models.release.tables` and its entry in :da
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -18,6 +18,15 @@ from models.release.tables import expand, inside
 POINTMCD = "https://github.com/keeganhk/PointMCD"
 POINTNET2 = "https://github.com/yanx27/Pointnet_Pointnet2_pytorch"
 CURVENET = "https://github.com/tiangexiang/CurveNet"
+DISTILLED = {  # PointMCD's students keep the projection to the teacher's codes, which a ReLU ends
+    "alignment": {
+        "settings": {"weight": 1.0},
+        "fields": {
+            "view_codes": {"shape": [0, 512], "signed": False},
+            "visibility": {"shape": [0, 0], "signed": False},
+        },
+    }
+}
 
 
 class Size(NamedTuple):
@@ -41,7 +50,8 @@ class Release:
 
     ``table``: its layers and ours, see :mod:`models.release.tables`. ``build``: arguments of the
     builder of ``role``, but for the numbers of classes (in segmentation, of parts) and categories,
-    which ``classes`` and ``categories`` read. ``offset_last``: published layers that read
+    which ``classes`` and ``categories`` read. ``heads``: what loss terms trained beside it, as in a
+    checkpoint without the weights. ``offset_last``: published layers that read
     [features, offset] where ours read [offset, features]; the offset is three columns.
     """
 
@@ -53,16 +63,17 @@ class Release:
     classes: Size | None = None
     categories: Size | None = None
     offset_last: tuple[str, ...] = ()
+    heads: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _student(encoder: str, head: str = "published", projection: bool = False) -> dict[str, Any]:
+def _student(encoder: str, head: str = "published") -> dict[str, Any]:
     task = {"task": "classification", "num_categories": 0}
-    return {"encoder": encoder, "head": head, **task, "projection": projection}
+    return {"encoder": encoder, "head": head, **task}
 
 
-def _segmenter(encoder: str, projection: bool = False) -> dict[str, Any]:
+def _segmenter(encoder: str) -> dict[str, Any]:
     task = "segmentation"
-    return {"encoder": encoder, "head": "default", "task": task, "projection": projection}
+    return {"encoder": encoder, "head": "default", "task": task}
 
 
 def _teacher(backbone: str, task: str = "classification") -> dict[str, Any]:
@@ -100,28 +111,31 @@ RELEASES = (
         "PointNet_Cls_Distiller",
         POINTMCD,
         "student",
-        _student("pointnet", "pointmcd", projection=True),
+        _student("pointnet", "pointmcd"),
         inside("encoder.encoder.", "encoder.", tables.POINTNET)
         + tables.POINTMCD_HEAD
         + tables.PROJECTION,
+        heads=DISTILLED,
         classes=_classes("classifier.weight"),
     ),
     Release(
         "DGCNN_Cls_Distiller",
         POINTMCD,
         "student",
-        _student("dgcnn", "pointmcd", projection=True),
+        _student("dgcnn", "pointmcd"),
         tables.DGCNN + tables.POINTMCD_HEAD + tables.PROJECTION,
+        heads=DISTILLED,
         classes=_classes("classifier.weight"),
     ),
     Release(
         "PointNet_Seg_Distiller",
         POINTMCD,
         "student",
-        _segmenter("pointnet", projection=True),
+        _segmenter("pointnet"),
         inside("encoder.encoder.", "network.encoder.", tables.POINTNET)
         + tables.POINTNET_PARTS
         + tables.PROJECTION,
+        heads=DISTILLED,
         classes=_parts("dec_mlp_4.conv.weight"),
         categories=_categories("dec_mlp_1.conv.weight", besides=2048),
     ),
@@ -129,8 +143,9 @@ RELEASES = (
         "DGCNN_Seg_Distiller",
         POINTMCD,
         "student",
-        _segmenter("dgcnn", projection=True),
+        _segmenter("dgcnn"),
         inside("encoder.", "network.", tables.DGCNN_PARTS) + tables.PROJECTION,
+        heads=DISTILLED,
         classes=_parts("encoder.seg_conv_4.conv.weight"),
         categories=_categories("encoder.class_lifting.linear.weight"),
     ),

@@ -32,7 +32,7 @@ def _lines(table: str) -> list[list[str]]:
 
 
 PROJECTION = """
-mv_cdw_alignment.{linear,bn}        projection.{linear,norm}
+mv_cdw_alignment.{linear,bn}        heads.alignment.head.{linear,norm}
 """
 POINTMCD_HEAD = """
 cdw_alignment.{linear,bn}           head.{linear,norm}

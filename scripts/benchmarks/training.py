@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from data.augment import augment_points
-from models.methods import Method, build_method
+from models.objective import Objective
 from models.students import build_student
+from models.terms import active_terms, with_terms
 from scripts.benchmarks.inputs import clouds, labels
 from utils.config import load_config
+from utils.fields import Field
 from utils.optim import build_optimizer
 from utils.settings import PointAugmentation, StudentConfig
 from utils.step import EagerStep, GraphStep, build_step
@@ -24,9 +26,9 @@ VISIBLE = 0.38
 
 @dataclass
 class Training:
-    """A method, the step that trains it and one batch that every step draws anew."""
+    """An objective, the step that trains it and one batch that every step draws anew."""
 
-    method: Method
+    objective: Objective
     run: EagerStep | GraphStep
     batch: dict[str, Tensor]
     augmentation: PointAugmentation
@@ -39,7 +41,7 @@ class Training:
 
     def update(self, batch: dict[str, Tensor]) -> Tensor:
         """Forward, backward and the optimiser's step; the loss before it, a scalar."""
-        return self.method.total(self.run(batch).losses).detach()
+        return self.objective.total(self.run(batch).losses).detach()
 
     def step(self) -> Tensor:
         return self.update(self.draw())
@@ -53,18 +55,14 @@ def make_training(
     ``batch`` clouds of ``points`` points, seen from 12 views; ``amp`` as in the configuration,
     ``graph`` as ``train.cuda_graph``.
     """
-    config = load_config(StudentConfig, [str(RECIPES / f"{encoder}.yaml"), "data.name=none"])
+    config = load_config(
+        with_terms(StudentConfig), [str(RECIPES / f"{encoder}.yaml"), "data.name=none"]
+    )
     torch.manual_seed(0)
     network = build_student(config.student.encoder, CLASSES)
-    method = build_method(
-        config.distill.method,
-        network,
-        config.loss,
-        smoothing=config.student.smoothing,
-        pooling=config.distill.pooling,
-        distance=config.distill.distance,
-    ).to(device)
-    method.train()
+    codes = Field((VIEWS, CODE), signed=False)
+    known = {"label": Field(()), "visibility": Field((points, VIEWS)), "view_codes": codes}
+    objective = Objective(network, active_terms(config.terms), known).to(device).train()
     fields = {
         "index": torch.arange(batch),
         "label": labels(batch, torch.device("cpu")),
@@ -74,6 +72,6 @@ def make_training(
     }
     fields = {name: field.to(device) for name, field in fields.items()}
     train = config.train.model_copy(update={"amp": amp, "cuda_graph": graph})
-    optimizer = build_optimizer(config.optim, method.parameters(), in_graph=train.cuda_graph)
-    step = build_step(method, optimizer, config.optim, train, device)
-    return Training(method, step, fields, config.augment)
+    optimizer = build_optimizer(config.optim, objective.parameters(), in_graph=train.cuda_graph)
+    step = build_step(objective, optimizer, config.optim, train, device)
+    return Training(objective, step, fields, config.augment)

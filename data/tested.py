@@ -1,0 +1,66 @@
+"""Which shapes a checkpoint is tested on, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from data.batches import carve_validation
+from data.datasets import Subset
+from data.storage import open_split
+from utils.errors import ConfigError, DataError
+from utils.settings import DataSettings, PointDataSettings
+
+FEW = 8  # shapes, for a picture
+
+
+def tested_data(content: Mapping[str, Any], options: Any) -> DataSettings:
+    """How the training of a checkpoint read its data, with ``data``, ``root`` and ``points`` of the
+    command's options in its place where they are given; all views of a shape are read."""
+    given = {"name": options.data, "root": options.root, "points": options.points}
+    schema = PointDataSettings if content["role"] == "student" else DataSettings
+    used = {k: v for k, v in content["config"]["data"].items() if k in schema.model_fields}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return schema(**{**used, **chosen, "views": None})
+
+
+def whole_split(data: DataSettings, split: str) -> Subset:
+    """All shapes of ``train`` or ``test``."""
+    opened = open_split(data.name, split, data.root)
+    return Subset(opened, np.arange(len(opened.ids)))
+
+
+def tested_subset(data: DataSettings, split: str, training: Mapping[str, Any], path: str) -> Subset:
+    """The shapes of ``test``, or of what the training of a checkpoint held out of train (``val``)
+    or saw (``train``).
+
+    Args:
+        training: of the checkpoint. path: its file, for messages.
+
+    Raises:
+        ConfigError: it held nothing out. DataError: it was trained on other shapes.
+    """
+    whole = whole_split(data, "test" if split == "test" else "train")
+    if split == "test":
+        return whole
+    if split == "val" and training["val_fraction"] == 0:
+        raise ConfigError(
+            f"{path} was trained without a validation split (protocol.val_fraction=0)"
+        )
+    found = whole.split.data_hash
+    if found != training["data_hash"]:
+        raise DataError(
+            f"{path} was trained on shapes {training['data_hash'] or 'unknown'}, {data.name} holds "
+            f"{found}: what was held out is not known; use --split test"
+        )
+    labels = whole.split.labels
+    seen, held_out = carve_validation(labels, training["val_fraction"], training["val_seed"])
+    return Subset(whole.split, held_out if split == "val" else seen)
+
+
+def few_of(subset: Subset) -> Subset:
+    """Some shapes of a subset, evenly spread over it, to draw."""
+    places = np.unique(np.linspace(0, len(subset.members) - 1, FEW).astype(int))
+    return Subset(subset.split, subset.members[places])
