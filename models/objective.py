@@ -112,6 +112,9 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict(
             {name: TERMS[name](settings, network, fields) for name, settings in terms.items()}
         )
+        # of several terms that know classes, the first tells the accuracy of training
+        judges = (n for n, term in self.terms.items() if type(term).judge is not Term.judge)
+        self.judge = next(judges, None)
         for term in self.terms.values():
             term.begin(cameras or {})
 
@@ -126,10 +129,9 @@ class Objective(nn.Module):
         if any(term.reads_output for term in terms):
             output = self.network.forward_batch(batch)
         found = ObjectiveOutput({n: term(batch, output) for n, term in self.terms.items()})
-        judged = (term.judge(batch, output) for term in terms)
-        first = next((pair for pair in judged if pair is not None), None)
-        if first is not None:
-            found.logits, found.target = first[0].detach(), first[1]
+        if self.judge is not None:
+            logits, found.target = self.terms[self.judge].judge(batch, output)
+            found.logits = logits.detach()
         return found
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
