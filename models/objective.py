@@ -26,13 +26,13 @@ def wanted_fields(terms: Mapping[str, TermSettings], network: nn.Module) -> set[
     """The batch fields that these terms and the network read.
 
     Raises:
-        ConfigError: no term, or two that want different shapes of a field.
+        ConfigError: no term to learn from, or two that want different shapes of a field.
     """
-    if not terms:
-        known = [name for name, term in TERMS.items() if _role(network) in term.roles]
+    if not any(TERMS[name].learns_from for name in terms):
+        known = [n for n, t in TERMS.items() if _role(network) in t.roles and t.learns_from]
         raise ConfigError(
-            f"no loss term has a weight: give one of {', '.join(known)} a weight above 0, such as "
-            f"terms.{known[0]}.weight=1"
+            f"nothing to learn from: expected a weight above 0 for one of {', '.join(known)}, such "
+            f"as terms.{known[0]}.weight=1"
         )
     wanted: dict[str, tuple[str, Shape]] = {}
     for name, settings in terms.items():
