@@ -108,7 +108,7 @@ def take_step(name: str, share: slice, sync_norm: bool = True) -> dict[str, torc
     if sync_norm:
         synchronise_norms(method)
     optim, train = OptimSettings(lr=1e-6), TrainSettings(sync_norm=sync_norm)
-    optimizer = build_optimizer(optim, method.parameters())
+    optimizer = build_optimizer(optim, method)
     step = build_step(method, optimizer, optim, train, CPU)
     output = step({key: value[share] for key, value in make_batch(name).items()})
     found = {f"gradient {key}": p.grad for key, p in method.named_parameters()}

@@ -74,6 +74,6 @@ def make_training(
     }
     fields = {name: field.to(device) for name, field in fields.items()}
     train = config.train.model_copy(update={"amp": amp, "cuda_graph": graph})
-    optimizer = build_optimizer(config.optim, method.parameters(), in_graph=train.cuda_graph)
+    optimizer = build_optimizer(config.optim, method, in_graph=train.cuda_graph)
     step = build_step(method, optimizer, config.optim, train, device)
     return Training(method, step, fields, config.augment)
