@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from models.methods import MethodOutput, build_method
 from torch import nn
 
 from models.encoders.curvenet_blocks import PositionEdges, Surroundings
@@ -14,7 +15,6 @@ from models.encoders.dgcnn import EdgeConv
 from models.layers.mlp import LinearNorm
 from models.layers.norms import GlobalBatchNorm, synchronise_norms
 from models.layers.pointops import gather_rows
-from models.methods import MethodOutput, build_method
 from models.students import build_student
 from utils.optim import build_optimizer
 from utils.settings import OptimSettings, TrainSettings
@@ -108,7 +108,7 @@ def take_step(name: str, share: slice, sync_norm: bool = True) -> dict[str, torc
     if sync_norm:
         synchronise_norms(method)
     optim, train = OptimSettings(lr=1e-6), TrainSettings(sync_norm=sync_norm)
-    optimizer = build_optimizer(optim, method.parameters())
+    optimizer = build_optimizer(optim, method)
     step = build_step(method, optimizer, optim, train, CPU)
     output = step({key: value[share] for key, value in make_batch(name).items()})
     found = {f"gradient {key}": p.grad for key, p in method.named_parameters()}

@@ -34,7 +34,8 @@ from utils.device import seed_everything
 from utils.engine import predict
 from utils.errors import ConfigError, DataError, RunError
 from utils.optim import build_optimizer, learning_rate
-from utils.settings import DistillSettings, OptimSettings, StudentConfig
+from utils.run import Run
+from utils.settings import DistillSettings, StudentConfig
 
 BASES = {"student", "partseg_student"}  # recipes that are only a parent
 RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml")} - BASES
@@ -45,22 +46,28 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch):
-    ended = []
+@pytest.mark.filterwarnings("error:.*lr_scheduler")
+@pytest.mark.parametrize(
+    "options", [(), ("optim.name=adamw", "optim.schedule=step", "optim.warmup_epochs=1")]
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch, options):
+    whole, name = distilled, f"parts_{len(options)}"
+    if options:
+        train_student.main(workshop.student_arguments("whole", *options))
+        whole = workshop.student("whole")
+    save = Run.save_state
 
-    def stop_after_one(settings, epoch, epochs):
-        if epoch == 1 and not ended:
-            ended.append(epoch)
-            raise KeyboardInterrupt
-        return learning_rate(settings, epoch, epochs)
+    def save_and_stop(run, state):
+        save(run, state)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.engine.learning_rate", stop_after_one)
-    with pytest.raises(KeyboardInterrupt):
-        train_student.main(workshop.student_arguments("parts"))
-    assert not workshop.student("parts").exists()
-    train_student.main(workshop.student_arguments("parts"))
-    assert same_weights(distilled, workshop.student("parts"))
-    lines = (workshop.folder / "runs" / "parts" / "log.jsonl").read_text().splitlines()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "save_state", save_and_stop)
+        train_student.main(workshop.student_arguments(name, *options))
+    assert not workshop.student(name).exists()
+    train_student.main(workshop.student_arguments(name, *options))
+    assert same_weights(whole, workshop.student(name))
+    lines = (workshop.folder / "runs" / name / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
@@ -323,7 +330,7 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
         method.fields,
         load_targets(split, 128, method.fields, config.distill, config.train.seed),
     )
-    optimizer = build_optimizer(config.optim, method.parameters())
+    optimizer = build_optimizer(config.optim, method)
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.optim, epoch, epochs)
@@ -442,23 +449,6 @@ def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
     other = predict(student, shapes.evaluation(32), compute)
     assert one["index"].tolist() == list(range(32))
     np.testing.assert_allclose(one["logits"], other["logits"], rtol=1e-4, atol=1e-5)
-
-
-def test_learning_rates():
-    cosine = OptimSettings(lr=0.1, min_lr=0.001)
-    assert learning_rate(cosine, 0, 100) == pytest.approx(0.1)
-    assert learning_rate(cosine, 50, 100) == pytest.approx(0.0505)
-    assert learning_rate(cosine, 100, 100) == pytest.approx(0.001)
-    steps = OptimSettings(lr=0.1, min_lr=0.05, schedule="step", step_epochs=20, step_factor=0.7)
-    assert [round(learning_rate(steps, e, 200), 4) for e in (0, 19, 20, 100)] == [
-        0.1,
-        0.1,
-        0.07,
-        0.05,
-    ]
-    assert isinstance(
-        build_optimizer(OptimSettings(name="adam"), [torch.zeros(1)]), torch.optim.Adam
-    )
 
 
 def test_a_bank_that_does_not_fit_is_refused(workshop, tmp_path):

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from utils.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -56,12 +58,13 @@ class ViewAugmentation(Group):
 
 
 class OptimSettings(Group):
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
     min_lr: Weight = 0.001  # end of the cosine, floor of the steps
     momentum: Fraction = 0.9  # of SGD
-    weight_decay: Weight = 1e-4
+    weight_decay: Weight = 1e-4  # adamw: not of norms, biases, tokens
     schedule: Literal["cosine", "step"] = "cosine"  # once per epoch
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0  # linear rise before the schedule begins
     step_epochs: Positive = 20
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
     clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
@@ -147,7 +150,20 @@ class TargetSettings(Group):
         return [word for word, changed in words.items() if changed]
 
 
-class TeacherConfig(Group):
+class TrainingConfig(Group):
+    """What is checked of every training as a whole."""
+
+    @model_validator(mode="after")
+    def _leaves_epochs_after_the_warm_up(self):
+        warmup, epochs = self.optim.warmup_epochs, self.train.epochs
+        if warmup >= epochs:
+            raise ConfigError(
+                f"optim.warmup_epochs={warmup} leaves nothing of train.epochs={epochs}: give fewer"
+            )
+        return self
+
+
+class TeacherConfig(TrainingConfig):
     """Configuration of ``train_teacher.py``."""
 
     data: DataSettings
@@ -161,7 +177,7 @@ class TeacherConfig(Group):
     run: RunSettings = RunSettings()
 
 
-class StudentConfig(Group):
+class StudentConfig(TrainingConfig):
     """Configuration of ``train_student.py``."""
 
     data: PointDataSettings
