@@ -53,6 +53,8 @@ def migrate(row: results.Result) -> results.Result:
     words = weights.split()
     found = dict(zip(words[::2], words[1::2], strict=False))
     unknown = [name for name in found if name not in {*terms, *renamed}]
+    if unknown and terms.keys() >= renamed.keys() & found.keys():
+        return row  # a term of later versions, and nothing that they have renamed
     if unknown or 2 * len(found) != len(words):
         what = f"the unknown weight {unknown[0]!r}" if unknown else "names without a weight"
         raise ValueError(

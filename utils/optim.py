@@ -57,9 +57,9 @@ def build_schedule(
 
 
 def build_optimizer(
-    settings: OptimSettings, method: nn.Module, in_graph: bool = False
+    settings: OptimSettings, module: nn.Module, in_graph: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimiser of the parameters of ``method`` that are not frozen.
+    """The optimiser of the parameters of ``module`` that are not frozen.
 
     SGD with momentum and Adam decay all of them, as in the papers; AdamW those of
     :func:`decayed_parameters`.
@@ -71,7 +71,7 @@ def build_optimizer(
         in_graph: for steps that a CUDA graph replays. The rate is then a tensor on the device,
             because a graph would keep a number for ever.
     """
-    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     device = parameters[0].device
     rate = torch.tensor(settings.lr, device=device) if in_graph else settings.lr
     fused = True if device.type == "cuda" else None
@@ -80,7 +80,7 @@ def build_optimizer(
         return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
     if settings.name == "adam":
         return torch.optim.Adam(parameters, capturable=in_graph, **common)
-    decayed = decayed_parameters(method)
+    decayed = decayed_parameters(module)
     groups = [
         {"params": [parameter for parameter in parameters if parameter in decayed]},
         {
@@ -91,7 +91,7 @@ def build_optimizer(
     return torch.optim.AdamW(groups, capturable=in_graph, **common)
 
 
-def decayed_parameters(method: nn.Module) -> set[nn.Parameter]:
+def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
     """The weights of linear layers, convolutions, attention and the like: what AdamW decays.
 
     Left out are parameters with one axis or none (biases, scales), those of normalisations and of
@@ -101,10 +101,10 @@ def decayed_parameters(method: nn.Module) -> set[nn.Parameter]:
     """
     return {
         parameter
-        for module in method.modules()
-        for name, parameter in module.named_parameters(recurse=False)
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False)
         if parameter.ndim > 1
-        and not isinstance(module, _PLAIN_MODULES)
+        and not isinstance(part, _PLAIN_MODULES)
         and not _PLAIN_NAME.search(name)
     }
 
