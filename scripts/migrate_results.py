@@ -13,18 +13,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from models.terms import TERMS
 from utils import results
 from utils.errors import run_main
 
-# What every role calls its weights, in the registered order, with what they were called.
-TERMS = {
-    "student": {"transform": "transform", "task": "task", "alignment": "distill"},
-    "teacher": {
-        "task": "shape",
-        "views": "view",
-        "pixels": "pixel",
-        "reconstruction": "reconstruction",
-    },
+# What every role called its weights, and what they are called now.
+RENAMED = {
+    "student": {"distill": "alignment"},
+    "teacher": {"shape": "task", "view": "views", "pixel": "pixels"},
 }
 
 
@@ -48,18 +44,16 @@ def migrate(row: results.Result) -> results.Result:
     weights, semicolon, rest = row.recipe.partition(";")
     if not semicolon or row.recipe.startswith("released,"):  # nothing was trained here
         return row
-    terms = TERMS.get(row.role, {})
-    renamed = {old: new for new, old in terms.items()}
+    terms = [name for name, term in TERMS.items() if row.role in term.roles]
+    renamed = RENAMED.get(row.role, {})
     words = weights.split()
     found = dict(zip(words[::2], words[1::2], strict=False))
     unknown = [name for name in found if name not in {*terms, *renamed}]
-    if unknown and terms.keys() >= renamed.keys() & found.keys():
-        return row  # a term of later versions, and nothing that they have renamed
     if unknown or 2 * len(found) != len(words):
         what = f"the unknown weight {unknown[0]!r}" if unknown else "names without a weight"
         raise ValueError(
-            f"the recipe {row.recipe!r} of a {row.role} has {what}, expected some of "
-            f"{[*terms]}, each with its number"
+            f"the recipe {row.recipe!r} of a {row.role} has {what}, expected some of {terms}, each "
+            "with its number"
         )
     found = {renamed.get(name, name): weight for name, weight in found.items()}
     ordered = " ".join(f"{name} {found[name]}" for name in terms if name in found)
