@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from data.batches import carve_validation
-from data.datasets import PointSet, Subset, ViewSet
+from data.datasets import ShapeSet, Subset
 from data.geometry.sampling import farthest_point_order
 from data.storage import PreparedSplit, open_split
 from models.loading import build_model
@@ -36,6 +36,7 @@ from utils.errors import ConfigError, DataError, run_main
 from utils.evaluation import evaluation_of, require_labels
 from utils.pictures import save_figure
 from utils.report import describe_checkpoint, describe_probe, describe_test
+from utils.settings import DataSettings, PointDataSettings
 
 PICTURED_SHAPES = 8
 
@@ -101,13 +102,16 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     subset = tested_subset(options, content)
     evaluation = evaluation_of(content, network, subset.split, options.checkpoint)
 
-    def load(chosen: Subset) -> PointSet | ViewSet:
+    def load(chosen: Subset) -> ShapeSet:
         data = content["config"]["data"]
         if content["role"] == "student":
             points = options.points or data["points"]
-            return PointSet(chosen, points, device, evaluation.fields)
-        workers, fields = data["workers"], evaluation.fields
-        return ViewSet(chosen, device, data["size"], workers, resident=False, fields=fields)
+            settings = PointDataSettings(name=data["name"], points=points)
+            return ShapeSet(chosen, {"points", *evaluation.fields}, settings, device)
+        settings = DataSettings(
+            name=data["name"], size=data["size"], workers=data["workers"], cache_on_device=False
+        )
+        return ShapeSet(chosen, {"views", *evaluation.fields}, settings, device)
 
     batches = load(subset).evaluation(options.batch_size)
     outputs = predict(network, batches, evaluation.compute)
@@ -177,7 +181,8 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
     points = options.points or data["points"]
 
     def features(split: PreparedSplit) -> tuple[np.ndarray, np.ndarray]:
-        shapes = PointSet(Subset(split, np.arange(len(split.ids))), points, device)
+        subset = Subset(split, np.arange(len(split.ids)))
+        shapes = ShapeSet(subset, {"points"}, PointDataSettings(name=name, points=points), device)
         outputs = predict(
             student,
             shapes.evaluation(options.batch_size),

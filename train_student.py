@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import PointSet, training_subsets
+from data.datasets import ShapeSet, training_subsets
 from data.storage import PreparedSplit
-from data.targets import load_targets
 from models.layers.norms import synchronise_norms
 from models.methods import build_method
 from models.students import Student, build_student, initialise_encoder
@@ -38,7 +37,7 @@ from utils.errors import DataError, run_main
 from utils.metrics import accuracies
 from utils.part_metrics import part_counts, part_metrics, restrict_to_category
 from utils.run import Run, choose_amp, save_trained, training_record
-from utils.settings import StudentConfig
+from utils.settings import StudentConfig, TargetSettings, ViewAugmentation
 
 EVALUATION_BATCH = 64
 
@@ -89,13 +88,20 @@ def train(config: StudentConfig, device: torch.device) -> None:
     ).to(device)
     if config.train.sync_norm:
         synchronise_norms(method)
-    targets = load_targets(split, data.points, method.fields, distill, config.train.seed)
-    if targets.bank is not None:
-        inputs["teacher"] = targets.bank.provenance["teacher_hash"]
-    training = PointSet(training_subset, data.points, device, method.fields, targets)
-    task_fields = ("parts",) if student.task == "segmentation" else ()
-    watched = PointSet(watched_subset, data.points, device, task_fields)
-    batches = training.training(config.train.batch_size, config.augment, config.train.seed)
+    targets = TargetSettings(
+        bank=distill.bank,
+        views=distill.views,
+        visibility=distill.visibility,
+        shuffle="all" if distill.shuffle_codes else "none",
+    )
+    seed = config.train.seed
+    training = ShapeSet(training_subset, method.fields, data, device, targets, seed)
+    bank = training.bank
+    if bank is not None:
+        inputs["teacher"] = bank.provenance["teacher_hash"]
+    task_fields = {"parts"} if student.task == "segmentation" else set()
+    watched = ShapeSet(watched_subset, {"points"} | task_fields, data, device)
+    batches = training.training(config.train.batch_size, seed, config.augment, ViewAugmentation())
     compute, measure = evaluation_of(student, split, labelled="task" in method.weights)
 
     def draw(writer, epoch: int, outputs: dict) -> None:
@@ -121,7 +127,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         device,
     )
     record = training_record(history, config, split, device)
-    record["bank"] = targets.bank.provenance if targets.bank else None
+    record["bank"] = bank.provenance if bank else None
     build["projection"] = student.projection is not None
     save_trained("student", name, student, build, split.class_names, config, record)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from data.batches import epoch_steps
-from data.datasets import ViewSet, training_subsets
+from data.datasets import ShapeSet, training_subsets
 from data.storage import PreparedSplit
 from models.images.teachers import ViewTeacher, build_teacher, initialise_backbone
 from models.layers.norms import synchronise_norms
@@ -40,7 +40,7 @@ from utils.evaluation import PixelParts, Reconstruction
 from utils.metrics import accuracies
 from utils.part_metrics import part_counts, part_metrics, restrict_to_category
 from utils.run import Run, choose_amp, save_trained, training_record
-from utils.settings import TeacherConfig
+from utils.settings import PointAugmentation, TeacherConfig
 
 METHODS = {
     "classification": "view_classification",
@@ -86,11 +86,11 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     if config.train.sync_norm:
         synchronise_norms(method)
     training, watched = (
-        ViewSet(subset, device, data.size, data.workers, data.cache_on_device, method.fields)
+        ShapeSet(subset, method.fields, data, device)
         for subset in (training_subset, watched_subset)
     )
     batches = training.training(
-        config.train.batch_size, config.augment, config.train.seed, data.views, data.class_balanced
+        config.train.batch_size, config.train.seed, PointAugmentation(), config.augment
     )
     compute, measure = evaluation_of(teacher, settings.task, split)
 
