@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from data.bank import Bank, write_bank
-from data.datasets import Subset, ViewSet
+from data.datasets import ShapeSet, Subset
 from data.storage import open_split
 from models.loading import build_model
 from utils.checkpoint import fingerprint, read_model
@@ -27,6 +27,7 @@ from utils.distributed import barrier, is_main, process_group
 from utils.engine import predict
 from utils.errors import ConfigError, DataError, run_main
 from utils.run import source_commit
+from utils.settings import DataSettings
 
 FIELDS = {  # array of the bank -> what the teacher gives; only a classification teacher has logits
     "view_codes": "view_codes",
@@ -89,7 +90,10 @@ def export(options: argparse.Namespace, device) -> None:
     rows: list[dict[str, np.ndarray]] = []
     for split in splits.values():
         shapes = Subset(split, np.arange(len(split.ids)))
-        views = ViewSet(shapes, device, data["size"], options.workers, resident=False)
+        settings = DataSettings(
+            name=name, size=data["size"], workers=options.workers, cache_on_device=False
+        )
+        views = ShapeSet(shapes, {"views"}, settings, device)
         rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
         ids += split.ids
     if is_main():

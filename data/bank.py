@@ -136,6 +136,30 @@ class Bank:
                 "Export the teacher again on this set, with --overwrite"
             )
 
+    @property
+    def names(self) -> list[str]:
+        return list(self.arrays)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one shape's entry."""
+        return self.arrays[name].shape[1:]
+
+    def dtype(self, name: str) -> np.dtype:
+        return self.arrays[name].dtype
+
+    def signed(self, name: str) -> bool:
+        """Whether a value is below 0."""
+        return bool((self.arrays[name] < 0).any())
+
+    def locate(self, ids: list[str]) -> np.ndarray:
+        """The rows (len(ids),) int64 of these shapes."""
+        return np.array([self._row[name] for name in ids], np.int64)
+
+    def read(self, name: str, rows: np.ndarray, views: np.ndarray | None = None) -> np.ndarray:
+        """(len(rows), ...) float16, in that order; ``views``: of the view axis, these."""
+        found = self.arrays[name][rows]
+        return found if views is None else found[:, views]
+
     def view_codes(self, ids: list[str]) -> np.ndarray:
         """(len(ids), V, D) float16, in the order of ``ids``."""
         return self.arrays["view_codes"][self._rows(ids)]

@@ -27,9 +27,10 @@ def modules(path: Path) -> set[str]:
 FLOORS = {
     "data": [
         {"rng", "parts", "batches", "synthetic"},
-        {"geometry", "storage", "augment"},
+        {"geometry", "storage", "augment", "stores"},
         {"sources", "rendering", "views", "bank"},
         {"prepare", "targets", "show"},
+        {"providers"},
         {"datasets"},
     ],
     "models": [

@@ -15,13 +15,14 @@ from torch import nn
 import export_teacher
 import train_teacher
 from data.bank import PROVENANCE, Bank, write_bank
-from data.datasets import Subset, ViewSet
+from data.datasets import ShapeSet, Subset
 from data.storage import open_split
 from models import load_model
 from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
 from models.images.teachers import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone
 from utils.checkpoint import read_model, save_model
 from utils.errors import ConfigError, DataError
+from utils.settings import DataSettings
 
 RELEASE = Path(__file__).resolve().parent.parent.parent / "shared" / "release_keys.json"
 TASKS = {
@@ -335,7 +336,8 @@ def test_from_pixels_to_a_bank(workshop, pixel_teachers, tmp_path):
         bank, teacher = Bank(bank_path), load_model(path)
         assert set(bank.arrays) == {"view_codes", "codes"}
         bank.check(split)
-        shape = ViewSet(Subset(split, np.array([5])), torch.device("cpu"), 16)
+        data = DataSettings(name="Tiny", size=16)
+        shape = ShapeSet(Subset(split, np.array([5])), {"views"}, data, torch.device("cpu"))
         out = teacher(next(shape.evaluation(1))["views"])
         codes = bank.view_codes([split.ids[5]])
         np.testing.assert_allclose(codes, out.view_codes.numpy(), rtol=2e-3, atol=2e-3)

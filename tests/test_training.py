@@ -21,9 +21,8 @@ import train_teacher
 from data.augment import augment_points
 from data.bank import Bank
 from data.batches import training_batches
-from data.datasets import PointSet, Subset
+from data.datasets import ShapeSet, Subset
 from data.storage import open_split
-from data.targets import load_targets
 from models import load_model
 from models.students import build_student
 from scripts import make_tables, overview
@@ -35,7 +34,7 @@ from utils.engine import predict
 from utils.errors import ConfigError, DataError, RunError
 from utils.optim import build_optimizer, learning_rate
 from utils.run import Run
-from utils.settings import DistillSettings, StudentConfig
+from utils.settings import OptimSettings, PointDataSettings, StudentConfig, TargetSettings
 
 BASES = {"student", "partseg_student"}  # recipes that are only a parent
 RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml")} - BASES
@@ -195,14 +194,12 @@ def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, di
     for other in (baseline, workshop.student("shuffled")):
         assert not same_weights(distilled, other)
     split = open_split("Tiny", "train", workshop.root)
-    shapes = PointSet(
+    shapes = ShapeSet(
         Subset(split, np.arange(len(split.ids))),
-        64,
+        {"points", "visibility", "view_codes"},
+        PointDataSettings(name="Tiny", points=64),
         torch.device("cpu"),
-        ("visibility", "view_codes"),
-        load_targets(
-            split, 64, ("visibility", "view_codes"), DistillSettings(bank=str(workshop.bank)), 0
-        ),
+        TargetSettings(bank=str(workshop.bank)),
     )
     with h5py.File(workshop.bank) as file:
         row = [item.decode() for item in file["ids"]].index(split.ids[17])
@@ -232,7 +229,7 @@ def test_exported_codes_are_the_teachers(workshop):
     teacher, bank = load_model(workshop.teacher), Bank(workshop.bank)
     split = open_split("Tiny", "test", workshop.root)
     out = teacher(torch.from_numpy(split.views(5))[None, :, None])
-    codes = bank.view_codes([split.ids[5]])[0]
+    codes = bank.read("view_codes", bank.locate([split.ids[5]]))[0]
     np.testing.assert_allclose(codes, out.view_codes[0].numpy(), rtol=1e-3, atol=1e-3)
     assert len(bank.ids) == 80
     assert bank.provenance["recipe_hash"] == split.recipe_hash
@@ -323,12 +320,12 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
     seed_everything(config.train.seed)
     student = build_student("pointnet", 16)
     method = PointMCD(student, config.loss, config.student.smoothing)
-    shapes = PointSet(
+    shapes = ShapeSet(
         Subset(split, np.arange(48)),
-        128,
-        torch.device("cpu"),
         method.fields,
-        load_targets(split, 128, method.fields, config.distill, config.train.seed),
+        PointDataSettings(name="Tiny", points=128),
+        torch.device("cpu"),
+        TargetSettings(bank=config.distill.bank),
     )
     optimizer = build_optimizer(config.optim, method)
     for epoch in range(epochs):
@@ -440,7 +437,9 @@ def test_every_recipe_trains_two_steps(workshop, recipe):
 def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
     student = load_model(distilled)
     split = open_split("Tiny", "test", workshop.root)
-    shapes = PointSet(Subset(split, np.arange(len(split.ids))), 128, torch.device("cpu"))
+    data = PointDataSettings(name="Tiny", points=128)
+    subset = Subset(split, np.arange(len(split.ids)))
+    shapes = ShapeSet(subset, {"points"}, data, torch.device("cpu"))
 
     def compute(batch):
         return {"logits": student(batch["points"]).logits}

@@ -39,13 +39,47 @@ class PointDataSettings(DataSettings):
     points: Positive = 1024  # the first so many of the stored farthest-point order
 
 
-class PointAugmentation(Group):
-    """Random changes of a training cloud. The camera-seen rows of visibility follow the points."""
+PointChange = Literal["dropout", "scale", "shift", "rotation", "jitter"]
 
+
+class PointAugmentation(Group):
+    """Random changes of a training cloud. The camera-seen rows of visibility follow the points.
+    Lengths are in units of the unit sphere's radius."""
+
+    order: tuple[PointChange, ...] = ("dropout", "scale", "shift", "rotation", "jitter")
     scale: tuple[Factor, Factor] = (1.0, 1.0)  # factor drawn uniformly
     anisotropic: bool = False  # one factor per axis
     shift: Weight = 0.0  # each axis moves by U[-shift, shift]
     dropout: Fraction = 0.0  # a ratio U[0, dropout] of the points is replaced by the first one
+    # about the vertical axis through the origin, or by any rotation, uniformly
+    rotation: Literal["none", "z", "any"] = "none"
+    rotation_degrees: Annotated[float, Field(gt=0, le=180)] = 180.0  # about z, by U[-d, d]
+    jitter: Weight = 0.0  # standard deviation of the noise on every coordinate of every point
+    jitter_clip: Factor = 0.05  # largest noise
+
+    @property
+    def active(self) -> list[str]:
+        """The changes that are on."""
+        on = {
+            "dropout": self.dropout > 0,
+            "scale": self.scale != (1.0, 1.0),
+            "shift": self.shift > 0,
+            "rotation": self.rotation != "none",
+            "jitter": self.jitter > 0,
+        }
+        return [name for name, is_on in on.items() if is_on]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PointAugmentation:
+        for name in self.order:
+            if self.order.count(name) > 1:
+                raise ValueError(f"order has {name} more than once, expected each change once")
+        for name in self.active:
+            if name not in self.order:
+                raise ValueError(f"{name} is on and not in order: list it there or turn it off")
+        if self.rotation != "z" and self.rotation_degrees != 180:
+            raise ValueError(f"rotation_degrees is of rotation=z, found rotation={self.rotation}")
+        return self
 
 
 class ViewAugmentation(Group):
@@ -54,7 +88,9 @@ class ViewAugmentation(Group):
     flip: bool = False  # left-right with probability one half
     scale: tuple[Factor, Factor] = (1.0, 1.0)  # zoom factor drawn uniformly
     shift: Weight = 0.0  # moves by U[-shift, shift] of the image side
-    brightness: Fraction = 0.0  # grey values times U[1 - b, 1 + b]
+    brightness: Fraction = 0.0  # values times U[1 - b, 1 + b]
+    contrast: Fraction = 0.0  # distance from the view's mean grey times U[1 - c, 1 + c]
+    saturation: Fraction = 0.0  # distance from the pixel's grey times U[1 - s, 1 + s]; colour views
 
 
 class OptimSettings(Group):
