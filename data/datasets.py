@@ -157,8 +157,8 @@ class ShapeSet:
         for reader in self._images:
             if reader.name == "views" and reader.shape[1] == 1 and views.saturation > 0:
                 raise ConfigError(
-                    f"augment.saturation={views.saturation}: the views of {self.split.name} are "
-                    "grey, expected 0"
+                    f"saturation={views.saturation}: the views of {self.split.name} are grey, "
+                    "expected 0"
                 )
         labels = self.split.labels if self.data.class_balanced else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from utils.evaluation import require_labels
 
 from data.datasets import ShapeSet, Subset
 from data.rendering.cameras import unpack_visibility
@@ -19,7 +20,6 @@ from models.loading import build_model
 from utils.checkpoint import read_model
 from utils.engine import predict
 from utils.errors import DataError, run_main
-from utils.evaluation import require_labels
 from utils.pictures import save_figure, scatter_cloud
 from utils.settings import PointDataSettings
 

@@ -34,7 +34,7 @@ from utils.engine import predict
 from utils.errors import ConfigError, DataError, RunError
 from utils.optim import build_optimizer, learning_rate
 from utils.run import Run
-from utils.settings import OptimSettings, PointDataSettings, StudentConfig, TargetSettings
+from utils.settings import PointDataSettings, StudentConfig, TargetSettings
 
 BASES = {"student", "partseg_student"}  # recipes that are only a parent
 RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml")} - BASES

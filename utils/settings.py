@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -57,7 +58,7 @@ class PointAugmentation(Group):
     jitter: Weight = 0.0  # standard deviation of the noise on every coordinate of every point
     jitter_clip: Factor = 0.05  # largest noise
 
-    @property
+    @cached_property
     def active(self) -> list[str]:
         """The changes that are on."""
         on = {
