@@ -63,13 +63,13 @@ def load_targets(
             )
         bank = Bank(settings.bank)
         bank.check(split)
-        rows = np.arange(len(split.ids))
+        rows = bank.locate(split.ids)
         if settings.shuffle_codes:
-            rows = _derangement(len(rows), seed)
+            rows = rows[_derangement(len(rows), seed)]
         if "view_codes" in fields:
-            view_codes = bank.view_codes(split.ids)[rows][:, views]
+            view_codes = bank.read("view_codes", rows, views)
         if "codes" in fields:
-            codes = bank.codes(split.ids)[rows]
+            codes = bank.read("codes", rows)
     return Targets(len(views), visibility, view_codes, codes, bank)
 
 
