@@ -28,7 +28,7 @@ class FrozenTeacher(ViewTeacher):
         size: side in pixels that views are resized to; None: that of the network's release.
 
     Raises:
-        ConfigError: no timm, no such network, or a size that it does not take.
+        ConfigError: timm is not installed or has no such network, or it does not take the size.
         DataError: the weights cannot be had or do not fit.
     """
 

@@ -30,7 +30,7 @@ class TimmBackbone(nn.Module):
         expects. side: pixels that images are resized to, or None. usual_side: of the release.
 
     Raises:
-        ConfigError: no timm, or no such network.
+        ConfigError: timm is not installed or has no such network.
         DataError: the weights cannot be had or do not fit.
     """
 
@@ -58,10 +58,10 @@ class TimmBackbone(nn.Module):
             self.side = side
             with torch.no_grad():
                 self(torch.zeros(1, 3, side, side))
-        except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
+        except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"timm's {self.name} does not take images of {side} x {side} pixels ({error}); "
-                f"its own size is {self.usual_side}"
+                f"timm's {self.name} gives no features of images of {side} x {side} pixels "
+                f"({error}); its own size is {self.usual_side}"
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
