@@ -94,7 +94,26 @@ def read_rows(
     return np.stack([dataset[(row, *rest)] for row in rows.tolist()])
 
 
-class PreparedSplit:
+class OpenedPerProcess:
+    """An HDF5 file that every process opens for itself, on first use: HDF5 gives no promise for a
+    handle that came through a fork, and none for one that is pickled."""
+
+    path: Path
+    _handle: h5py.File | None = None
+    _owner = 0
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._handle is None or self._owner != os.getpid():
+            self._handle = h5py.File(self.path, "r")
+            self._owner = os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+
+class PreparedSplit(OpenedPerProcess):
     """A prepared split on disk; small fields are read at once, arrays when asked for.
 
     The file is opened once per process, on first use, so an instance may be handed to the worker
@@ -127,8 +146,6 @@ class PreparedSplit:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._handle: h5py.File | None = None
-        self._owner = 0
         if not self.path.is_file():
             raise DataError(f"no prepared split at {path}; make it with python -m data.prepare")
         try:
@@ -205,17 +222,6 @@ class PreparedSplit:
         classes = len(self.class_names)
         if shapes == 0 or self.labels.min() < 0 or self.labels.max() >= classes:
             raise DataError(f"{self.path}: no shapes, or labels outside the {classes} classes")
-
-    @property
-    def _file(self) -> h5py.File:
-        # HDF5 gives no promise for a handle that came through a fork: open anew.
-        if self._handle is None or self._owner != os.getpid():
-            self._handle = h5py.File(self.path, "r")
-            self._owner = os.getpid()
-        return self._handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -259,7 +259,7 @@ def test_fields_that_nothing_provides_are_refused(make, subset, tmp_path):
     with pytest.raises(ConfigError, match="data.views=5, and the set has 4 views"):
         make("view_codes", views=5, teach_views=4)
     assert make("codes", views=99).fields["codes"] == Field((512,), signed=False)
-    with pytest.raises(ConfigError, match=r"augment.saturation=0.2.*Tiny are grey"):
+    with pytest.raises(ConfigError, match=r"saturation=0.2.*Tiny are grey"):
         make("views").training(4, 0, PointAugmentation(), ViewAugmentation(saturation=0.2))
     path = tmp_path / "train.h5"
     shutil.copy(subset.split.path, path)

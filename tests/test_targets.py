@@ -1,11 +1,8 @@
 """The targets of a student: the views, the visibility, what the teacher says."""
 
-import json
 import pickle
-import shutil
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -134,43 +131,3 @@ def test_a_shape_that_is_alone_is_an_error():
         exchange(made_of(3, 1, 2), True, 0)
     with pytest.raises(DataError, match="targets.shuffle=all: Set has a single shape"):
         exchange(made_of(1), False, 0)
-
-
-def without(key):
-    def change(file):
-        provenance = json.loads(file.attrs["provenance"])
-        del provenance[key]
-        file.attrs["provenance"] = json.dumps(provenance)
-
-    return change
-
-
-def stored_as(name, convert):
-    def change(file):
-        array = convert(file[name][()])
-        del file[name]
-        file[name] = array
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (without("data_name"), "lacks data_name"),
-        (lambda f: f.attrs.__setitem__("provenance", "[]"), "lacks data_name, data_hash"),
-        (stored_as("codes", lambda a: a.astype("f4")), "codes is float32"),
-        (stored_as("codes", lambda a: a[:, 0]), "codes is float16"),
-        (stored_as("codes", lambda a: np.float16(1)), r"codes is float16 \(\)"),
-        (stored_as("view_codes", lambda a: np.array([b"x"] * len(a))), "view_codes is"),
-        (stored_as("ids", lambda a: np.arange(len(a))), "damaged"),
-        (lambda f: f["codes"].__setitem__((3, 2), np.nan), "codes of .* is not finite"),
-    ],
-)
-def test_damaged_banks_are_refused(workshop, tmp_path, change, message):
-    path = tmp_path / "bank.h5"
-    shutil.copy(workshop.bank, path)
-    with h5py.File(path, "r+") as file:
-        change(file)
-    with pytest.raises(DataError, match=f"bank.h5.*{message}"):
-        Bank(path)

@@ -138,8 +138,8 @@ class RunSettings(Group):
 
 class TeacherModelSettings(Group):
     task: Literal["classification", "segmentation", "autoencoder"] = "classification"
-    backbone: str = "mobilenet_v2"
-    weights: str = "imagenet"  # none, imagenet or the path of a torchvision state dict
+    backbone: str = "mobilenet_v2"  # one of torchvision, or timm/NAME
+    weights: str = "imagenet"  # none, imagenet or the path of a state dict of the backbone
     normalise: Literal["imagenet", "none"] = "imagenet"
 
 
