@@ -135,6 +135,11 @@ class Bank(OpenedPerProcess):
         if not self._arrays:
             raise DataError(f"{self.path} holds ids and no array; export it again")
 
+    def label(self) -> list[str]:
+        """Whose codes these are, in words, where no training of this project made the teacher."""
+        network = self.provenance["teacher_config"].get("timm")
+        return [f"codes of {network}"] if network else []
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of one shape's entry: (V, ...) or (...).
 

@@ -245,7 +245,7 @@ def test_a_row_is_one_view_in_all_fields(make, subset, workshop, cache):
 
 def test_fields_that_nothing_provides_are_refused(make, subset, tmp_path):
     data = PointDataSettings(name="Tiny", points=64)
-    with pytest.raises(ConfigError, match="'logits'.*index, label, points.*view_codes, codes"):
+    with pytest.raises(ConfigError, match="'logits'.*index, label, points.*codes, logits, view_codes"):
         make("points", "logitz")
     with pytest.raises(ConfigError, match=r"codes .*targets.bank=FILE of export_teacher.py.*basel"):
         ShapeSet(subset, ["codes"], data, CPU, TargetSettings())
