@@ -146,7 +146,8 @@ def save_trained(
     if not is_main():
         return
     path = Path(config.run.checkpoints) / role / f"{name}.pth"
-    settings = config.model_dump(mode="json")
+    # by way of JSON: equal settings become equal bytes, whichever of their strings are one object
+    settings = json.loads(config.model_dump_json())
     checkpoint.save_model(path, role, network, build, classes, settings, record)
     print(f"{role} written to {path}")
 
