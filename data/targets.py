@@ -91,26 +91,23 @@ def open_bank(
         ConfigError: no bank is given, or it has no such arrays.
         DataError: it is unreadable or belongs to other data.
     """
+    names = ", ".join(sorted(fields))
+    given = f"the prepared set gives {', '.join(known)}"
     if settings.bank is None:
         raise ConfigError(
-            f"{_name(fields, known)}; the prepared set gives {', '.join(known)}. What a teacher "
-            "says is in its bank: give targets.bank=FILE of export_teacher.py, or train the "
-            "baseline, which reads none"
+            f"batches with {names} were asked for, and {given}. What a teacher says is in its "
+            "bank: give targets.bank=FILE of export_teacher.py, or train the baseline, which reads "
+            "no teacher"
         )
     bank = Bank(settings.bank)
-    absent = set(fields) - set(bank.names)
+    absent = sorted(set(fields) - set(bank.names))
     if absent:
         raise ConfigError(
-            f"{_name(absent, [*known, *bank.names])}; the prepared set gives {', '.join(known)}, "
-            f"the bank {settings.bank} {', '.join(bank.names)}"
+            f"batches with {absent[0]!r} were asked for, and {given}, the bank {settings.bank} "
+            f"{', '.join(bank.names)}{did_you_mean(absent[0], [*known, *bank.names])}"
         )
     bank.check(split)
     return bank
-
-
-def _name(fields: Iterable[str], known: Sequence[str]) -> str:
-    fields = sorted(fields)
-    return f"batches with {', '.join(fields)} were asked for{did_you_mean(fields[0], known)}"
 
 
 def bank_readers(

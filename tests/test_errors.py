@@ -140,7 +140,6 @@ def test_weights_that_do_not_fit_the_backbone(workshop, refused, distilled, tmp_
         ("data.points=4096", "holds 512 per shape"),
         ("train.batch_size=1000", "more than the 48 training shapes"),
         ("train.batch_size=1", "two shapes or more"),
-        ("distill.method=view_classification|loss={shape: 1}", "has no ['views']"),
         ("run.device=tpu9000", "unknown device"),
         ("run.device=meta", "unknown device"),
         ("train.seed=100000000000000000000", "train.seed"),

@@ -245,11 +245,14 @@ def test_a_row_is_one_view_in_all_fields(make, subset, workshop, cache):
 
 def test_fields_that_nothing_provides_are_refused(make, subset, tmp_path):
     data = PointDataSettings(name="Tiny", points=64)
-    with pytest.raises(ConfigError, match="'logits'.*index, label, points.*codes, logits, view_codes"):
+    with pytest.raises(
+        ConfigError,
+        match="logitz.*gives index, label, points.*bank .*h5 codes, logits, view_codes.*you mean 'logits'",
+    ):
         make("points", "logitz")
     with pytest.raises(ConfigError, match=r"codes .*targets.bank=FILE of export_teacher.py.*basel"):
         ShapeSet(subset, ["codes"], data, CPU, TargetSettings())
-    with pytest.raises(ConfigError, match=r"pointz .*did you mean 'points'"):
+    with pytest.raises(ConfigError, match=r"pointz .*gives index, label, points"):
         ShapeSet(subset, ["pointz"], data, CPU)
     with pytest.raises(ConfigError, match=r"codes@1 was asked for.*points, visibility"):
         make("codes", "codes@1")
