@@ -21,7 +21,6 @@ import torch
 
 from data.datasets import Batch, ShapeSet, Subset
 from data.geometry.sampling import farthest_point_order
-from data.storage import PreparedSplit
 from data.tested import few_of, tested_data, tested_subset, whole_split
 from models.loading import build_model
 from models.students import build_student
@@ -35,7 +34,7 @@ from utils.engine import predict
 from utils.errors import ConfigError, run_main
 from utils.pictures import save_figure
 from utils.report import describe_checkpoint, describe_probe, describe_test
-from utils.tasks import Arrays, require_labels, task_of, tested_task
+from utils.tasks import require_labels, task_of, tested_task
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", help="folder of the prepared sets; default: as in training")
     parser.add_argument("--points", type=positive, help="of a cloud; default: as in training")
     parser.add_argument("--results", default="expt/results.csv", help="table to add the row to")
-    parser.add_argument("--predictions", help="folder; default: beside the table")
+    parser.add_argument("--predictions", type=Path, help="folder; default: beside the table")
     parser.add_argument("--pictures", default="expt/pictures", help="folder of the picture")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--device", default="auto")
@@ -69,6 +68,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     probes.add_argument("--queries", type=positive, default=20, help="test shapes of each (20)")
     probes.add_argument("--repeats", type=positive, default=10, help="episodes (10)")
     options = parser.parse_args(arguments)
+    options.predictions = options.predictions or Path(options.results).parent / "predictions"
     if options.random_weights is not None and not options.probe:
         parser.error("--random-weights is the control of a probe: give --probe too")
     if options.category is not None and not options.cloud:
@@ -117,7 +117,8 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     print(f"picture: {picture}")
     usual = options.split == "test" and split.name == Path(content["config"]["data"]["name"]).name
     more = "" if usual else f"_{split.name}_{options.split}"
-    save_predictions(options, name + more, split, outputs, task.predictions(outputs))
+    place = options.predictions / f"{name}{more}.npz"
+    results.save_predictions(place, split.ids, outputs, task.predictions(outputs))
     if report.columns:
         tested = {"data": split.name, "split": options.split, "shapes": len(subset.members)}
         described = describe_checkpoint(options.checkpoint, content, options.points)
@@ -125,14 +126,6 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
         results.append(options.results, row)
     where = f"{split.name} {options.split}, {len(subset.members)} shapes"
     print(f"{name} on {where}: {report.headline}")
-
-
-def save_predictions(
-    options: argparse.Namespace, name: str, split: PreparedSplit, outputs: Arrays, found: Arrays
-) -> None:
-    """Keep what the network says of every shape, beside the table of results."""
-    folder = options.predictions or Path(options.results).parent / "predictions"
-    results.save_predictions(Path(folder) / f"{name}.npz", split.ids, outputs, found)
 
 
 def probe(options: argparse.Namespace, device: torch.device) -> None:
@@ -175,8 +168,8 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
     results.append(options.results, row)
     print("\n".join(report.lines))
     if report.predictions:
-        name = f"{row.run}_{options.probe}_{split.name}"
-        save_predictions(options, name, split, outputs[1], report.predictions)
+        place = options.predictions / f"{row.run}_{options.probe}_{split.name}.npz"
+        results.save_predictions(place, split.ids, outputs[1], report.predictions)
     print(f"{row.run} ({row.method}) on {row.data}, {report.protocol}: {report.headline}")
 
 

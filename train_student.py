@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(config: StudentConfig, device: torch.device) -> None:
     data, settings, terms = config.data, config.student, active_terms(config.terms)
-    name = config.run.name or run_name(config)
+    label = method_label(config.method, terms)
+    name = config.run.name or run_name(config, label[0])
     folder = Path(config.run.dir) / name
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)
@@ -94,31 +95,22 @@ def train(config: StudentConfig, device: torch.device) -> None:
         device,
     )
     bank = training.bank.provenance if training.bank else None
-    taught = {"method": describe_method(config), "labelled": labelled, "bank": bank}
+    if "teacher" in sources(terms):
+        label += config.targets.changes()
+    taught = {"method": label, "labelled": labelled, "bank": bank}
     record = training_record(history, config, split, device, **taught)
     heads = pack_heads(objective.terms)
     save_trained("student", name, student, heads, build, split.class_names, config, record)
 
 
-def describe_method(config: StudentConfig) -> list[str]:
-    """The label of a run: ``baseline``, or the method and what is not as usual in it."""
-    terms = active_terms(config.terms)
-    taught = "teacher" in sources(terms)
-    return method_label(config.method, terms) + (config.targets.changes() if taught else [])
-
-
-def run_name(config: StudentConfig) -> str:
+def run_name(config: StudentConfig, method: str) -> str:
     """Data, task, encoder, what teaches it and the seed."""
-    taught = sources(active_terms(config.terms))
-    method = describe_method(config)[0]
-    if "labels" not in taught:
-        method += "_pretrained"
-    if "teacher" in taught:
-        method += {"none": "", "all": "_shuffled", "class": "_shuffled_class"}[
-            config.targets.shuffle
-        ]
     data = Path(config.data.name).name + SUFFIXES[config.student.task]  # it may be a folder
-    return f"{data}_{config.student.encoder}_{method}_s{config.train.seed}"
+    taught = sources(active_terms(config.terms))
+    labels = "" if "labels" in taught else "_pretrained"
+    controls = {"none": "", "all": "_shuffled", "class": "_shuffled_class"}
+    control = controls[config.targets.shuffle] if "teacher" in taught else ""
+    return f"{data}_{config.student.encoder}_{method}{labels}{control}_s{config.train.seed}"
 
 
 if __name__ == "__main__":

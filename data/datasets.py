@@ -252,9 +252,10 @@ class ViewSet:
 # TEMPORARY SHIM
 class ShapeSet:
     def __init__(self, subset, fields, data, device, targets=None, seed=0):
+        from types import SimpleNamespace as NS
+
         from utils.fields import Field
         from utils.settings import TargetSettings
-        from types import SimpleNamespace as NS
 
         fields = set(fields)
         self.cameras, self.bank, self.data = {}, None, data

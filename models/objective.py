@@ -26,13 +26,13 @@ def wanted_fields(terms: Mapping[str, TermSettings], network: nn.Module) -> set[
     """The batch fields that these terms and the network read.
 
     Raises:
-        ConfigError: no term, or two that want different shapes of a field.
+        ConfigError: no term to learn from, or two that want different shapes of a field.
     """
-    if not terms:
-        known = [name for name, term in TERMS.items() if _role(network) in term.roles]
+    if not any(TERMS[name].learns_from for name in terms):
+        known = [n for n, t in TERMS.items() if _role(network) in t.roles and t.learns_from]
         raise ConfigError(
-            f"no loss term has a weight: give one of {', '.join(known)} a weight above 0, such as "
-            f"terms.{known[0]}.weight=1"
+            f"nothing to learn from: expected a weight above 0 for one of {', '.join(known)}, such "
+            f"as terms.{known[0]}.weight=1"
         )
     wanted: dict[str, tuple[str, Shape]] = {}
     for name, settings in terms.items():
@@ -112,6 +112,9 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict(
             {name: TERMS[name](settings, network, fields) for name, settings in terms.items()}
         )
+        # of several terms that know classes, the first tells the accuracy of training
+        judges = (n for n, term in self.terms.items() if type(term).judge is not Term.judge)
+        self.judge = next(judges, None)
         for term in self.terms.values():
             term.begin(cameras or {})
 
@@ -126,10 +129,9 @@ class Objective(nn.Module):
         if any(term.reads_output for term in terms):
             output = self.network.forward_batch(batch)
         found = ObjectiveOutput({n: term(batch, output) for n, term in self.terms.items()})
-        judged = (term.judge(batch, output) for term in terms)
-        first = next((pair for pair in judged if pair is not None), None)
-        if first is not None:
-            found.logits, found.target = first[0].detach(), first[1]
+        if self.judge is not None:
+            logits, found.target = self.terms[self.judge].judge(batch, output)
+            found.logits = logits.detach()
         return found
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:

@@ -50,8 +50,8 @@ def choose(rows: DataFrame, data: str, model: str, epochs: int | None) -> float:
     if rows.empty:
         raise DataError(
             f"no baseline of {model} with {epochs or 'any'} epochs was tested on the validation "
-            f"split of {data}: train with terms.alignment.weight=0 protocol.val_fraction=0.2 and test with "
-            "--split val"
+            f"split of {data}: train with terms.alignment.weight=0 protocol.val_fraction=0.2 and "
+            "test with --split val"
         )
     scores = rows.overall.where(rows.task != "segmentation", rows.instance_miou)
     return scores.groupby(rows.recipe.map(task_weight)).agg(mean).idxmax()  # the first of the best

@@ -14,7 +14,7 @@ from helpers import points, seen_by
 from models.kernels import choice, cpu, ops, plain, threads
 from models.kernels.compiled import compiled
 from models.layers.pointops import knn
-from models.projection import visible_max_pool
+from models.terms.alignment import visible_max_pool
 from utils.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from helpers import points, seen_by
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels import cpu, ops, plain
-from models.projection import visible_max_pool
+from models.terms.alignment import visible_max_pool
 
 KINDS = ["random", "lattice", "equal"]
 COUNTS = [1, 2, 63, 64, 65, 300]  # around the blocks of the loops

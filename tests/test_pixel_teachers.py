@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import slow_if
+from models.methods import build_method
 from torch import nn
 
 import export_teacher
@@ -19,7 +20,6 @@ from data.storage import open_split
 from models import load_model
 from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
 from models.images.teachers import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone
-from models.methods import build_method
 from utils.checkpoint import read_model, save_model
 from utils.errors import ConfigError, DataError
 

@@ -8,13 +8,14 @@ import torch
 
 from models.kernels import plain
 from models.layers.pointops import (
+    _MaxOverRows,
     ball_query,
     farthest_point_sample,
     gather_rows,
     interpolate_three_nn,
     knn,
+    max_over_rows,
 )
-from models.layers.pooling import _MaxOverRows, max_over_rows
 from utils.errors import ConfigError
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from models.losses import alignment_loss
-from models.projection import ViewProjection, visible_max_pool
+from models.terms.alignment import ViewProjection, alignment_loss, visible_max_pool
 from scripts.reference.operations import project
 
 

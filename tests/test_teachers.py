@@ -4,11 +4,11 @@ import pytest
 import torch
 import torchvision
 from conftest import slow_if
+from models.methods import ViewClassification
 
 from models.images.backbones import TORCHVISION, ImageBackbone
 from models.images.teachers import CODE_SIZE, build_teacher
-from models.losses import smoothed_cross_entropy
-from models.methods import ViewClassification
+from models.terms.task import smoothed_cross_entropy
 from utils.errors import DataError
 
 

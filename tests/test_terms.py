@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from models.methods import METHODS, Plain, PointMCD, build_method
 from torch import nn
 
-from models.losses import alignment_loss
-from models.methods import METHODS, Plain, PointMCD, build_method
 from models.outputs import EncoderOutput, StudentOutput
 from models.students import Classifier, Student
+from models.terms.alignment import alignment_loss
 from utils.errors import ConfigError
 
 WEIGHTS = {"task": 0.1, "distill": 1.0, "transform": 0.001}

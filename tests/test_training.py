@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TEACHER, prepare_tiny, run_program
+from models.methods import PointMCD
 
 import export_teacher
 import test as test_program
@@ -24,7 +25,6 @@ from data.datasets import PointSet, Subset
 from data.storage import open_split
 from data.targets import load_targets
 from models import load_model
-from models.methods import PointMCD
 from models.students import build_student
 from scripts import make_tables, overview
 from utils import results

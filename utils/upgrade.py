@@ -13,6 +13,7 @@ from utils.errors import DataError
 
 CODE_SIZE, SMOOTHING = 512, 0.2  # of all teachers; unless a configuration says otherwise
 PROJECTION = "projection."
+BUILD = {"task": "classification", "num_categories": 0}  # what the first files leave out
 WORDS = {  # group -> key then -> key now
     "data": {"balanced": "class_balanced", "resident": "cache_on_device"},
     "optim": {"final_lr": "min_lr", "clip": "clip_grad"},
@@ -36,7 +37,7 @@ def upgrade(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def _upgrade_student(content: dict[str, Any]) -> dict[str, Any]:
-    config, build = content["config"], dict(content["build"])
+    config, build = content["config"], BUILD | content["build"]
     loss, old = config["loss"], config["distill"]
     options = {name: old[name] for name in ("pooling", "distance") if name in old}
     settings = {
@@ -73,13 +74,14 @@ TARGETS = ("bank", "views", "visibility")
 
 
 def _upgrade_teacher(content: dict[str, Any]) -> dict[str, Any]:
-    config = content["config"]
-    task = content["build"].get("task", "classification")
+    config, build = content["config"], BUILD | content["build"]
+    task = build["task"]
     names = TEACHER_TERMS | ({"pixel": "reconstruction"} if task == "autoencoder" else {})
     smoothing = {"smoothing": config["teacher"].get("smoothing", SMOOTHING)}
     terms = _terms(config["loss"], names, {"task": smoothing, "views": smoothing})
     return {
         **content,
+        "build": build,
         "heads": {},
         "config": _reworded(config, {"loss"}) | {"terms": terms},
         "training": content["training"] | {"method": [], "labelled": task != "autoencoder"},

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.encoders.curvenet import CIC, FIRST_CHANNELS, Block
 from models.encoders.curvenet_blocks import SLOPE, FirstLPFA, Surroundings, drop_points
 from models.layers.mlp import LinearNorm, one_hot_category
-from models.layers.norm_act import norm_act_max
+from models.layers.norms import norm_act_max
 from models.layers.pointops import Sampling, interpolate_three_nn
 from models.outputs import StudentOutput
 from utils.errors import ConfigError

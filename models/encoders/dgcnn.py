@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from models.layers.edges import edge_moments, edge_sum, full_precision, neighbour_max
 from models.layers.mlp import LinearNorm, SharedMLP, linear_of_parts, one_hot_category
-from models.layers.norm_act import norm_act_max
-from models.layers.norms import norm_as_affine
-from models.layers.pointops import knn
-from models.layers.pooling import max_over_rows
+from models.layers.norms import norm_act_max, norm_as_affine
+from models.layers.pointops import knn, max_over_rows
 from models.outputs import EncoderOutput, StudentOutput
 
 WIDTHS = (64, 64, 128, 256)

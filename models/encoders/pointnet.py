@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.mlp import SharedMLP, linear_of_parts, one_hot_category
-from models.layers.pointops import full_float32
-from models.layers.pooling import max_over_rows
+from models.layers.pointops import full_float32, max_over_rows
 from models.outputs import EncoderOutput, StudentOutput
 
 

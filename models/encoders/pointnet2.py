@@ -21,9 +21,9 @@ from models.layers.pointops import (
     full_float32,
     gather_rows,
     interpolate_three_nn,
+    max_over_rows,
     sample_centres,
 )
-from models.layers.pooling import max_over_rows
 from models.outputs import EncoderOutput, StudentOutput
 
 

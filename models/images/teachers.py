@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from models.images.attention_vgg import AttentionVGG, descriptor
 from models.images.backbones import TORCHVISION, ImageBackbone
+from models.images.colours import unit_images
 from models.images.decoders import ImageDecoder, PartDecoder
 from models.layers.mlp import check_category
-from models.losses import unit_images
 from models.outputs import TeacherOutput
 from utils.config import did_you_mean
 from utils.errors import ConfigError

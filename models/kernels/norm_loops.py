@@ -1,5 +1,5 @@
 """Batch normalisation with a leaky ReLU, and their maximum over groups of rows, as few passes over
-memory as there can be; compiled by numba, see :mod:`models.layers.norm_act`.
+memory as there can be; compiled by numba, see :mod:`models.layers.norms`.
 
 R rows of C channels, or G groups of k rows. Rows are float32 or the bits of bfloat16 (uint16);
 everything else is float32. An item is a run of ``RUN`` rows, or of the groups that make up about as

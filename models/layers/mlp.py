@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.norm_act import linear_before_norm, norm_act, norm_act_max
+from models.layers.norms import linear_before_norm, norm_act, norm_act_max
 from utils.errors import ConfigError
 
 

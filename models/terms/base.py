@@ -88,10 +88,10 @@ class Term(nn.Module):
         """
         raise NotImplementedError
 
-    def judge(self, batch: Batch, output: Any) -> tuple[Tensor, Tensor] | None:
+    def judge(self, batch: Batch, output: Any) -> tuple[Tensor, Tensor]:
         """Logits (..., K) and targets (...) int64, -1 where there is none, that the accuracy of
-        training is made of; None for terms that know no classes."""
-        return None
+        training is made of; terms that know classes define it."""
+        raise NotImplementedError
 
     def freeze(self, name: str, module: nn.Module) -> nn.Module:
         """Keep ``module`` as ``self.frozen[name]``: in evaluation mode and without gradients for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.losses import unit_images
+from models.images.colours import unit_images
 from models.outputs import TeacherOutput
 from models.terms.base import Batch, Term
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import smoothed_cross_entropy
 from models.outputs import StudentOutput, TeacherOutput
 from models.terms.base import Batch, Shape, Term
+from utils.distributed import share_of_count
 from utils.settings import Fraction, TermSettings
 
+IGNORED = -1  # as a label
 TARGETS = {"classification": "label", "segmentation": "parts"}  # field of a batch with the truth
 
 
@@ -19,7 +21,7 @@ class TaskSettings(TermSettings):
 class Task(Term):
     """Cross-entropy of ``logits`` against the class of the shape, or in part segmentation against
     ``parts`` (B, N) int64, -1 where a point has no label; see
-    :func:`models.losses.smoothed_cross_entropy`. For the multi-view teacher it is the loss of the
+    :func:`smoothed_cross_entropy`. For the multi-view teacher it is the loss of the
     whole shape (Zhang et al., TMM 2023).
     """
 
@@ -42,3 +44,27 @@ class Task(Term):
 
     def judge(self, batch: Batch, output: StudentOutput | TeacherOutput) -> tuple[Tensor, Tensor]:
         return output.logits, batch[self.target]
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Label-smoothed cross-entropy as DGCNN and PointMCD define it.
+
+    The target is ``1 - smoothing`` on the true class and ``smoothing / (K - 1)`` on each of the
+    others. PyTorch's own smoothing spreads over all K classes instead, so its parameter has to be
+    ``smoothing * K / (K - 1)`` for the same targets.
+
+    Args:
+        logits: (..., K); labels: (...) int64, ``IGNORED`` where there is none; smoothing in [0, 1).
+
+    Returns:
+        Scalar mean over the rows with a label, computed in float32; zero, with a gradient of zero,
+        where no row has one. In several processes it is their mean that is the mean over the rows
+        of all, however many labels each of them has.
+    """
+    classes = logits.shape[-1]
+    equivalent = smoothing * classes / (classes - 1) if classes > 1 else 0.0
+    rows, labels = logits.float().reshape(-1, classes), labels.reshape(-1)
+    total = F.cross_entropy(
+        rows, labels, ignore_index=IGNORED, label_smoothing=equivalent, reduction="sum"
+    )
+    return total / share_of_count((labels != IGNORED).sum())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from models.losses import smoothed_cross_entropy
 from models.outputs import TeacherOutput
 from models.terms.base import Batch, Shape, Term
-from models.terms.task import TaskSettings
+from models.terms.task import TaskSettings, smoothed_cross_entropy
 
 
 class Views(Term):

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.projection import visible_max_pool
+from models.terms.alignment import visible_max_pool
 from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.reference.operations import project
 
