@@ -19,8 +19,8 @@ from models.loading import build_model
 from utils.checkpoint import read_model
 from utils.engine import predict
 from utils.errors import DataError, run_main
-from utils.evaluation import require_labels
 from utils.pictures import save_figure, scatter_cloud
+from utils.tasks import require_labels
 
 VIEWS = (0, 3, 6)  # of those shown, the first colours the cloud
 ROWS = 6

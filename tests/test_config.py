@@ -76,7 +76,7 @@ def test_every_set_is_laid_over_its_recipes(names, recipe):
 def test_files_are_merged_from_left_to_right(tmp_path):
     files = []
     for name, text in {
-        "recipe": "data: {name: A, points: 64}\nterms: {task: {weight: 1}, alignment: {weight: 1}}\n",
+        "recipe": "data: {name: A, points: 64}\nterms: {alignment: {weight: 1}}\n",
         "set": "data: {name: B}\nterms: {alignment: {weight: 0.5}}\n",
         "own": "data: {points: 16}\nterms: {alignment: {weight: 0.25}}\n",
     }.items():
@@ -138,9 +138,7 @@ def test_parent_then_file_then_override(tmp_path):
     (tmp_path / "child.yaml").write_text(
         "parent: base.yaml\nterms: {alignment: {weight: 0.5, distance: l2}}\n"
     )
-    config = load_config(
-        STUDENT, [str(tmp_path / "child.yaml"), "data.points=32", "optim.lr=1e-3"]
-    )
+    config = load_config(STUDENT, [str(tmp_path / "child.yaml"), "data.points=32", "optim.lr=1e-3"])
     assert (config.data.name, config.data.points) == ("A", 32)
     assert (config.terms.task.weight, config.terms.alignment.weight) == (1, 0.5)
     assert (config.terms.alignment.distance, config.terms.alignment.pooling) == ("l2", "visible")

@@ -34,9 +34,9 @@ FLOORS = {
         {"tested"},
     ],
     "models": [
-        {"outputs", "heads", "losses", "kernels"},
+        {"outputs", "heads", "kernels"},
         {"layers"},
-        {"projection", "encoders", "images"},
+        {"encoders", "images"},
         {"students", "terms"},
         {"objective"},
         {"release", "loading"},
