@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from models.terms import TERMS
@@ -26,14 +25,10 @@ def wanted_fields(terms: Mapping[str, TermSettings], network: nn.Module) -> set[
     """The batch fields that these terms and the network read.
 
     Raises:
-        ConfigError: no term to learn from, or two that want different shapes of a field.
+        ConfigError: no term to learn from, one that cannot train this network, or two that want
+            different shapes of a field.
     """
-    if not any(TERMS[name].learns_from for name in terms):
-        known = [n for n, t in TERMS.items() if _role(network) in t.roles and t.learns_from]
-        raise ConfigError(
-            f"nothing to learn from: expected a weight above 0 for one of {', '.join(known)}, such "
-            f"as terms.{known[0]}.weight=1"
-        )
+    _check_terms(terms, network)
     wanted: dict[str, tuple[str, Shape]] = {}
     for name, settings in terms.items():
         for field, shape in TERMS[name].reads(settings, network).items():
@@ -49,8 +44,21 @@ def wanted_fields(terms: Mapping[str, TermSettings], network: nn.Module) -> set[
     return {*network.fields, *read}
 
 
-def _role(network: nn.Module) -> str:
-    return "student" if "points" in network.fields else "teacher"
+def _check_terms(terms: Mapping[str, TermSettings], network: nn.Module) -> None:
+    role = "student" if "points" in network.fields else "teacher"
+    tasks = {name: term.roles.get(role, ()) for name, term in TERMS.items()}
+    if not any(TERMS[name].learns_from for name in terms):
+        known = [n for n in TERMS if network.task in tasks[n] and TERMS[n].learns_from]
+        raise ConfigError(
+            f"nothing to learn from: expected a weight above 0 for one of {', '.join(known)}, such "
+            f"as terms.{known[0]}.weight=1"
+        )
+    for name in terms:
+        if network.task not in tasks[name]:
+            raise ConfigError(
+                f"terms.{name} trains a {role} for {' or '.join(tasks[name])}, found "
+                f"{role}.task={network.task}: set terms.{name}.weight=0"
+            )
 
 
 def _agree(one: Iterable[int | None], two: Iterable[int | None]) -> bool:
@@ -161,7 +169,7 @@ def build_heads(packed: Mapping[str, Any], network: nn.Module, path: str | Path)
     Raises:
         DataError: a head that does not fit its own description.
     """
-    for name in packed.keys() & TERMS.keys():
+    for name in (name for name in TERMS if name in packed):
         try:
             settings = TERMS[name].Settings.model_validate(packed[name]["settings"])
             fields = {
@@ -169,7 +177,7 @@ def build_heads(packed: Mapping[str, Any], network: nn.Module, path: str | Path)
                 for field, found in packed[name]["fields"].items()
             }
             term = TERMS[name](settings, network, fields)
-        except (KeyError, TypeError, ValidationError, ConfigError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:
             raise DataError(
                 f"the description of terms.{name} in {path} fits no head: {error}"
             ) from error

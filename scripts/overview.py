@@ -22,6 +22,7 @@ from utils.engine import predict
 from utils.errors import DataError, run_main
 from utils.pictures import save_figure, scatter_cloud
 from utils.settings import PointDataSettings
+from utils.tasks import require_labels
 
 VIEWS = (0, 3, 6)  # of those shown, the first colours the cloud
 ROWS = 6

@@ -12,6 +12,10 @@ from conftest import ROOT
 
 from data.geometry.sampling import farthest_point_order, sample_surface
 from data.synthetic.shapes import make_shape, shape_rng
+from models.objective import Objective
+from models.terms import active_terms, with_terms
+from utils.fields import Field
+from utils.settings import StudentConfig, TeacherConfig
 
 FILES = ("train.h5", "test.h5", "report.json")
 
@@ -83,3 +87,21 @@ def parse_script(script: str, tmp_path: Path, *words: str, **environment: str):
         text=True,
         check=False,
     )
+
+
+def settle(role: str, weights: dict, **options):
+    """The terms in force of a student or a teacher, as a recipe would give them: their weights, and
+    ``options`` by their names."""
+    schema = with_terms(StudentConfig if role == "student" else TeacherConfig)
+    given = {name: {"weight": weight, **options.get(name, {})} for name, weight in weights.items()}
+    return active_terms(schema.model_fields["terms"].annotation.model_validate(given))
+
+
+def make_objective(network, weights: dict, fields=None, **options) -> Objective:
+    """Terms around a network; ``fields`` that are not given are as PointMCD's teacher makes them,
+    for 4 views."""
+    codes = {"view_codes": Field((4, 512), False), "codes": Field((512,), False)}
+    known = {"visibility": Field((64, 4)), "label": Field(()), "parts": Field((64,))}
+    known |= {"part_images": Field((4, 32, 32)), **codes, **(fields or {})}
+    role = "student" if "points" in network.fields else "teacher"
+    return Objective(network, settle(role, weights, **options), known)

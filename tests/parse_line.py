@@ -20,7 +20,9 @@ def parse_line(line: list[str]) -> Any:
     """What the program of a line behind ``python`` reads in it: its settings or options."""
     module, arguments = locate(line)
     if module in CONFIGURED:
-        return load_config(CONFIGURED[module], arguments)
+        from models.terms import with_terms
+
+        return load_config(with_terms(CONFIGURED[module]), arguments)
     return importlib.import_module(module).parse(arguments)
 
 

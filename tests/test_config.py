@@ -5,10 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import did_you_mean, differences, dump_yaml, load_config, merge, read_yaml
+from models.terms import with_terms
+from utils.config import (
+    RENAMED,
+    describe_keys,
+    did_you_mean,
+    differences,
+    dump_yaml,
+    load_config,
+    merge,
+    read_yaml,
+)
 from utils.errors import ConfigError
 from utils.settings import StudentConfig, TeacherConfig
 
+STUDENT, TEACHER = with_terms(StudentConfig), with_terms(TeacherConfig)
 RECIPES = sorted(path.stem for path in Path("scripts/configs/recipes").glob("*.yaml"))
 SETS = sorted(path.stem for path in Path("scripts/configs/sets").glob("*.yaml"))
 ENCODERS = ["pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", "curvenet"]
@@ -37,7 +48,7 @@ def shipped(recipe: str, *sets: str) -> list[str]:
 
 
 def load(recipe: str, arguments: list[str]) -> StudentConfig | TeacherConfig:
-    return load_config(TeacherConfig if recipe.startswith("teacher") else StudentConfig, arguments)
+    return load_config(TEACHER if recipe.startswith("teacher") else STUDENT, arguments)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -65,16 +76,16 @@ def test_every_set_is_laid_over_its_recipes(names, recipe):
 def test_files_are_merged_from_left_to_right(tmp_path):
     files = []
     for name, text in {
-        "recipe": "data: {name: A, points: 64}\nloss: {task: 1, distill: 1}\n",
-        "set": "data: {name: B}\nloss: {distill: 0.5}\n",
-        "own": "data: {points: 16}\nloss: {distill: 0.25}\n",
+        "recipe": "data: {name: A, points: 64}\nterms: {alignment: {weight: 1}}\n",
+        "set": "data: {name: B}\nterms: {alignment: {weight: 0.5}}\n",
+        "own": "data: {points: 16}\nterms: {alignment: {weight: 0.25}}\n",
     }.items():
         files.append(str(tmp_path / f"{name}.yaml"))
         Path(files[-1]).write_text(text)
-    config = load_config(StudentConfig, ["terms.task.weight=3", *files, "data.name=C"])
+    config = load_config(STUDENT, ["terms.task.weight=3", *files, "data.name=C"])
     assert (config.data.name, config.data.points) == ("C", 16)
-    assert config.loss == {"task": 3, "distill": 0.25}
-    config = load_config(StudentConfig, [files[2], files[0], files[1]])
+    assert (config.terms.task.weight, config.terms.alignment.weight) == (3, 0.25)
+    config = load_config(STUDENT, [files[2], files[0], files[1]])
     assert (config.data.name, config.data.points) == ("B", 64)
 
 
@@ -85,7 +96,7 @@ def test_an_override_has_the_last_word_wherever_it_stands():
         [files[0], "train.epochs=7", files[1]],
         [*files, "train.epochs=7"],
     ):
-        assert load_config(StudentConfig, arguments).train.epochs == 7
+        assert load_config(STUDENT, arguments).train.epochs == 7
 
 
 @pytest.mark.parametrize(
@@ -108,7 +119,7 @@ def test_an_override_has_the_last_word_wherever_it_stands():
 )
 def test_files_that_are_missing_or_in_disorder(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(StudentConfig, arguments)
+        load_config(STUDENT, arguments)
 
 
 def test_a_set_with_a_parent_brings_its_values_along(tmp_path):
@@ -116,27 +127,28 @@ def test_a_set_with_a_parent_brings_its_values_along(tmp_path):
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "mine.yaml").write_text("parent: ../base.yaml\ndata: {points: 32}\n")
     arguments = [*shipped("pointnet"), str(tmp_path / "sets" / "mine.yaml")]
-    config = load_config(StudentConfig, arguments)
+    config = load_config(STUDENT, arguments)
     assert (config.data.name, config.data.points) == ("A", 32)
 
 
 def test_parent_then_file_then_override(tmp_path):
     (tmp_path / "base.yaml").write_text(
-        "data: {name: A, points: 64}\nloss: {task: 1, distill: 1}\n"
+        "data: {name: A, points: 64}\nterms: {task: {weight: 1}, alignment: {weight: 1}}\n"
     )
-    (tmp_path / "child.yaml").write_text("parent: base.yaml\nloss: {distill: 0.5}\n")
-    config = load_config(
-        StudentConfig, [str(tmp_path / "child.yaml"), "data.points=32", "optim.lr=1e-3"]
+    (tmp_path / "child.yaml").write_text(
+        "parent: base.yaml\nterms: {alignment: {weight: 0.5, distance: l2}}\n"
     )
+    config = load_config(STUDENT, [str(tmp_path / "child.yaml"), "data.points=32", "optim.lr=1e-3"])
     assert (config.data.name, config.data.points) == ("A", 32)
-    assert config.loss == {"task": 1, "distill": 0.5}
+    assert (config.terms.task.weight, config.terms.alignment.weight) == (1, 0.5)
+    assert (config.terms.alignment.distance, config.terms.alignment.pooling) == ("l2", "visible")
     assert config.optim.lr == 1e-3
 
 
 def test_resolved_settings_read_back_alike(tmp_path):
-    config = load_config(StudentConfig, [*shipped("pointnet2_ssg"), "data.name=A"])
+    config = load_config(STUDENT, [*shipped("pointnet2_ssg"), "data.name=A"])
     (tmp_path / "resolved.yaml").write_text(dump_yaml(config))
-    assert load_config(StudentConfig, [str(tmp_path / "resolved.yaml")]) == config
+    assert load_config(STUDENT, [str(tmp_path / "resolved.yaml")]) == config
 
 
 @pytest.mark.parametrize(
@@ -161,7 +173,7 @@ def test_resolved_settings_read_back_alike(tmp_path):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(StudentConfig, [*shipped("pointnet"), "data.name=A", *arguments])
+        load_config(STUDENT, [*shipped("pointnet"), "data.name=A", *arguments])
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -188,7 +200,7 @@ def test_differences_name_nested_keys():
 
 def test_help_lists_every_key_with_its_default(capsys):
     with pytest.raises(SystemExit) as ended:
-        load_config(StudentConfig, ["--help"])
+        load_config(STUDENT, ["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("usage: RECIPE.yaml [SET.yaml ...] [group.key=value ...]")
@@ -199,5 +211,56 @@ def test_help_lists_every_key_with_its_default(capsys):
 def test_a_file_may_lie_in_a_folder_with_an_equals_sign(tmp_path):
     (tmp_path / "a=b").mkdir()
     (tmp_path / "a=b" / "mine.yaml").write_text("data: {name: A}\ntrain: {epochs: 7}\n")
-    config = load_config(StudentConfig, [str(tmp_path / "a=b" / "mine.yaml"), "init=a/b=c.pth"])
+    config = load_config(STUDENT, [str(tmp_path / "a=b" / "mine.yaml"), "init=a/b=c.pth"])
     assert (config.train.epochs, config.init) == (7, "a/b=c.pth")
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_keys_of_earlier_versions_name_their_successor(old):
+    """In a file, where they stand in groups, as on the command line."""
+    schema, recipe = (
+        (TEACHER, "teacher")
+        if old in ("loss.pixel", "loss.shape", "loss.view", "teacher.smoothing")
+        else (STUDENT, "pointnet")
+    )
+    said = re.escape(f"{old} is called {RENAMED[old]} now")
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        load_config(schema, [*shipped(recipe), "data.name=A", f"{old}=1"])
+    known = {line.strip().partition("=")[0] for line in describe_keys(schema).splitlines()}
+    assert set(re.split(" or | and ", RENAMED[old])) <= known
+
+
+def test_a_whole_group_of_earlier_keys_is_named(tmp_path):
+    (tmp_path / "old.yaml").write_text("loss: {task: 0.1, distill: 1.0}\noptim: {clip: 1}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(STUDENT, [*shipped("pointnet", "psb26"), str(tmp_path / "old.yaml")])
+    assert str(caught.value) == (
+        "optim.clip is called optim.clip_grad now; loss.task is called terms.task.weight now, "
+        "loss.distill is called terms.alignment.weight now"
+    )
+
+
+def test_terms_are_checked_like_all_keys():
+    arguments = [*shipped("pointnet"), "data.name=A"]
+    for word, said in {
+        "terms.alignmnt.weight=1": "unknown key 'terms.alignmnt'.*did you mean 'alignment'",
+        "terms.alignment.poling=global": "unknown key 'terms.alignment.poling'.*mean 'pooling'",
+        "terms.task.pooling=global": "unknown key 'terms.task.pooling', known here: .*smoothing",
+        "terms.views.weight=1": "unknown key 'terms.views'",  # of teachers
+        "terms.task.smoothing=1": "terms.task.smoothing=1: input should be less than 1",
+        "terms.alignment.distance=l3": "terms.alignment.distance='l3': input should be 'l1'",
+        "terms.task=0.1": "terms.task=0.1: input should be a valid dictionary",
+        "targets.shuffle=some": "targets.shuffle='some': input should be 'none', 'all' or 'class'",
+        "method=my method": "method='my method'",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            load_config(STUDENT, [*arguments, word])
+    with pytest.raises(ConfigError, match="unknown key 'terms.alignment'"):
+        load_config(TEACHER, [*shipped("teacher"), "data.name=A", "terms.alignment.weight=1"])
+
+
+def test_only_terms_in_force_are_recorded():
+    """So that a new term does not make every run another one."""
+    arguments = [*shipped("pointnet"), "data.name=A", "terms.alignment.weight=0"]
+    recorded = load_config(STUDENT, arguments).model_dump(mode="json")["terms"]
+    assert recorded == {"transform": {"weight": 0.001}, "task": {"weight": 0.1, "smoothing": 0.2}}

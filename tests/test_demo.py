@@ -34,8 +34,8 @@ def test_each_program_finds_what_those_before_it_wrote():
     first = f"ckpt/teacher/{teacher.run.name}.pth"
     assert [str(options.checkpoint) for options in (export, *tests)] == [first, first, *students]
     assert list(map(str, overview.students)) == students
-    assert pointmcd.distill.bank == f"expt/teacher/{teacher.run.name}.h5"
-    assert baseline.loss["distill"] == 0 < pointmcd.loss["distill"]
+    assert pointmcd.targets.bank == f"expt/teacher/{teacher.run.name}.h5"
+    assert baseline.terms.alignment.weight == 0 < pointmcd.terms.alignment.weight
 
 
 def test_the_table_may_lie_at_any_path(tmp_path):

@@ -16,12 +16,14 @@ import pytest
 from conftest import ROOT
 from parse_line import parse_line
 
+from models.terms import with_terms
 from utils.config import load_config
 from utils.errors import ConfigError
 from utils.settings import StudentConfig, TeacherConfig
 
-RECIPES = {StudentConfig: "pointnet", TeacherConfig: "teacher"}
-MADE_UP = {"encoders/mynet.py", "scripts/configs/recipes/mynet.yaml", "group.key=value"}
+RECIPES = {"pointnet": with_terms(StudentConfig), "teacher": with_terms(TeacherConfig)}
+MADE_UP = {"encoders/mynet.py", "scripts/configs/recipes/mynet.yaml", "terms/mine.py"}
+MADE_UP |= {"group.key=value"}
 SUFFIXES = (".py", ".sh", ".yaml", ".md", ".toml", ".png")
 README_LINES = 180
 
@@ -215,7 +217,7 @@ def test_keys_are_those_of_the_settings(document, monkeypatch):
 
 
 def is_setting(override: str) -> bool:
-    for schema, recipe in RECIPES.items():
+    for recipe, schema in RECIPES.items():
         try:
             load_config(schema, [f"scripts/configs/recipes/{recipe}.yaml", "data.name=X", override])
             return True

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.kernels.choice import kernels_name
-from models.layers import norm_act
+from models.layers import norms
 
 # groups, rows of each, channels: blocks and runs that are not full, a single row a group, one group
 SIZES = [(37, 20, 48), (3, 700, 130), (5, 1, 7), (1, 3000, 3), (300, 16, 1)]
@@ -30,10 +30,10 @@ def plain(norm: nn.BatchNorm1d, groups: torch.Tensor, slope: float, pooled: bool
 
 
 def fast(norm: nn.BatchNorm1d, groups: torch.Tensor, slope: float, pooled: bool) -> torch.Tensor:
-    assert norm_act._is_fast(norm, groups)
+    assert norms._is_fast(norm, groups)
     if pooled:
-        return norm_act.norm_act_max(norm, groups, slope)
-    return norm_act.norm_act(norm, groups.flatten(0, 1), slope)
+        return norms.norm_act_max(norm, groups, slope)
+    return norms.norm_act(norm, groups.flatten(0, 1), slope)
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
@@ -74,12 +74,12 @@ def test_a_bias_that_is_left_out_is_only_in_the_running_mean(pooled):
     linear = nn.Linear(5, 7)
     exact = copy.deepcopy(linear).double()
     x = torch.randn(6, 9, 5)
-    rows, bias = norm_act.linear_before_norm(linear, norm, x)
+    rows, bias = norms.linear_before_norm(linear, norm, x)
     assert bias is linear.bias
     if pooled:
-        out = norm_act.norm_act_max(norm, rows, bias=bias)
+        out = norms.norm_act_max(norm, rows, bias=bias)
     else:
-        out = norm_act.norm_act(norm, rows.flatten(0, 1), bias=bias)
+        out = norms.norm_act(norm, rows.flatten(0, 1), bias=bias)
     expected = plain(twin, exact(x.double()), 0.0, pooled)
     out.square().sum().backward()
     expected.square().sum().backward()
@@ -88,7 +88,7 @@ def test_a_bias_that_is_left_out_is_only_in_the_running_mean(pooled):
     assert not linear.bias.grad.any() and exact.bias.grad.abs().max() < 1e-10
     near(norm.running_mean, twin.running_mean, 1e-6)
     norm.eval()
-    rows, bias = norm_act.linear_before_norm(linear, norm, x)
+    rows, bias = norms.linear_before_norm(linear, norm, x)
     assert bias is None and torch.equal(rows, linear(x))
 
 
@@ -114,7 +114,7 @@ def test_bfloat16_is_rounded_once_at_each_end(pooled):
 def test_large_means_do_not_cost_the_variance():
     norm, twin = pair(5)
     x = torch.randn(4000, 5) + 1000
-    near(norm_act.norm_act(norm, x, 1.0), F.leaky_relu(twin(x.double()), 1.0), 1e-3)
+    near(norms.norm_act(norm, x, 1.0), F.leaky_relu(twin(x.double()), 1.0), 1e-3)
     near(norm.running_var, twin.running_var, 1e-4)
 
 
@@ -149,17 +149,17 @@ def test_the_number_of_threads_changes_no_bit(pooled):
 def test_evaluation_and_other_types_take_the_plain_form():
     norm, twin = pair(9)
     x = torch.randn(6, 5, 9)
-    assert not norm_act._is_fast(twin, x.double())
-    near(norm_act.norm_act_max(twin, x.double()), plain(pair(9)[1], x.double(), 0.0, True), 1e-12)
+    assert not norms._is_fast(twin, x.double())
+    near(norms.norm_act_max(twin, x.double()), plain(pair(9)[1], x.double(), 0.0, True), 1e-12)
     norm.eval()
-    assert not norm_act._is_fast(norm, x)
-    near(norm_act.norm_act_max(norm, x), plain(norm.double(), x.double(), 0.0, True), 1e-6)
+    assert not norms._is_fast(norm, x)
+    near(norms.norm_act_max(norm, x), plain(norm.double(), x.double(), 0.0, True), 1e-6)
 
 
 def test_a_single_row_has_no_statistics():
     norm, _ = pair(4)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        norm_act.norm_act(norm, torch.randn(1, 4))
+        norms.norm_act(norm, torch.randn(1, 4))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_single_row_has_no_statistics():
 def test_unusual_normalisations_take_the_plain_form(unusual):
     norm, x = nn.BatchNorm1d(5, **unusual), torch.randn(4, 8, 5)
     expected = plain(copy.deepcopy(norm), x, 0.0, True)
-    assert torch.equal(norm_act.norm_act_max(norm, x), expected)
+    assert torch.equal(norms.norm_act_max(norm, x), expected)
 
 
 def test_a_bias_keeps_the_type_of_the_rows():
@@ -176,7 +176,7 @@ def test_a_bias_keeps_the_type_of_the_rows():
     norm, _ = pair(5)
     rows = torch.randn(6, 5)
     expected = norm(rows + 0.5)
-    out = norm_act.norm_act(norm, rows.half(), 1.0, torch.full((5,), 0.5))
+    out = norms.norm_act(norm, rows.half(), 1.0, torch.full((5,), 0.5))
     assert out.dtype is torch.float16
     near(out, expected.double(), 2e-3)
 
@@ -186,7 +186,7 @@ def test_a_pass_without_gradients_moves_the_running_statistics_all_the_same():
     norm, twin = pair(5)
     x = torch.randn(4, 8, 5)
     with torch.no_grad():
-        out = norm_act.norm_act_max(norm, x.requires_grad_())
+        out = norms.norm_act_max(norm, x.requires_grad_())
     plain(twin, x.double(), 0.0, True)
     assert not out.requires_grad and norm.num_batches_tracked == 1
     near(norm.running_var, twin.running_var, 2e-6)
@@ -196,8 +196,8 @@ def test_a_pass_without_gradients_moves_the_running_statistics_all_the_same():
 def test_two_backward_passes_add_up():
     norm, _ = pair(7)
     linear = nn.Linear(5, 7)
-    rows, bias = norm_act.linear_before_norm(linear, norm, torch.randn(8, 5))
-    loss = norm_act.norm_act(norm, rows, bias=bias).square().sum()
+    rows, bias = norms.linear_before_norm(linear, norm, torch.randn(8, 5))
+    loss = norms.norm_act(norm, rows, bias=bias).square().sum()
     loss.backward(retain_graph=True)
     once = linear.weight.grad.clone()
     linear.bias.grad.add_(3)  # it belongs to the weight: the next pass adds nothing to it

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from models.methods import MethodOutput, build_method
+from helpers import make_objective
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -16,6 +16,7 @@ from models.encoders.dgcnn import EdgeConv
 from models.layers.mlp import LinearNorm
 from models.layers.norms import GlobalBatchNorm, synchronise_norms
 from models.layers.pointops import gather_rows
+from models.objective import ObjectiveOutput
 from models.students import build_student
 from utils.optim import build_optimizer
 from utils.settings import OptimSettings, TrainSettings
@@ -48,7 +49,7 @@ class Smooth(nn.Module):
         self.maps = nn.Sequential(nn.Conv2d(8, 5, 1), nn.BatchNorm2d(5), nn.Tanh())
         self.last = nn.Sequential(nn.Linear(5, CLASSES), nn.BatchNorm1d(CLASSES))
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> MethodOutput:
+    def forward(self, batch: dict[str, torch.Tensor]) -> ObjectiveOutput:
         points = batch["points"].double()
         every = torch.arange(points.shape[1]).expand(len(points), -1)
         place = Surroundings(points, every, 4)
@@ -58,30 +59,30 @@ class Smooth(nn.Module):
         x = torch.tanh(x + own + gather_rows(other, place.near).mean(dim=2))
         x = self.maps(x.transpose(1, 2).unsqueeze(3)).mean(dim=(2, 3))
         rows = self.last(x).log_softmax(dim=1).gather(1, batch["label"].unsqueeze(1))
-        return MethodOutput({"task": -rows.mean()})
+        return ObjectiveOutput({"task": -rows.mean()})
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         return losses["task"]
 
 
-def make_method(name: str) -> nn.Module:
+def build_objective(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name == "smooth":
         return Smooth().double()
     encoder, task, *_ = NETWORKS[name]
     outputs = PARTS if task == "segmentation" else CLASSES
     student = build_student(encoder, outputs, task=task, num_categories=CLASSES)
-    weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
-    options = {"smoothing": 0.2, "pooling": "visible", "distance": "l1"}
-    method = build_method("pointmcd", student, weights, **options)
-    for module in method.modules():
+    weights = {"task": 1.0, "alignment": 1.0}
+    weights |= dict.fromkeys(student.extra_losses, 0.001)
+    objective = make_objective(student, weights)
+    for module in objective.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # each process draws its own
     # Published networks begin some layers at zero, which would hide what is behind them.
-    for parameter in method.parameters():
+    for parameter in objective.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
-    return method.train()
+    return objective.train()
 
 
 def make_batch(name: str) -> dict[str, torch.Tensor]:
@@ -105,15 +106,15 @@ def make_batch(name: str) -> dict[str, torch.Tensor]:
 
 def take_step(name: str, share: slice, sync_norm: bool = True) -> dict[str, torch.Tensor]:
     """Gradients, buffers and losses after a step on this share of the batch."""
-    method = make_method(name)
+    objective = build_objective(name)
     if sync_norm:
-        synchronise_norms(method)
+        synchronise_norms(objective)
     optim, train = OptimSettings(lr=1e-6), TrainSettings(sync_norm=sync_norm)
-    optimizer = build_optimizer(optim, method)
-    step = build_step(method, optimizer, optim, train, CPU)
+    optimizer = build_optimizer(optim, objective)
+    step = build_step(objective, optimizer, optim, train, CPU)
     output = step({key: value[share] for key, value in make_batch(name).items()})
-    found = {f"gradient {key}": p.grad for key, p in method.named_parameters()}
-    found |= {f"buffer {key}": value for key, value in method.named_buffers()}
+    found = {f"gradient {key}": p.grad for key, p in objective.named_parameters()}
+    found |= {f"buffer {key}": value for key, value in objective.named_buffers()}
     losses = torch.stack([value.detach() for value in output.losses.values()])
     if dist.is_initialized():
         dist.all_reduce(losses)
@@ -184,9 +185,9 @@ def test_halves_with_statistics_of_their_own_step_otherwise(two, name):
 
 
 def test_one_process_keeps_its_norms():
-    method = make_method("pointnet")
-    synchronise_norms(method)
-    assert not any(isinstance(module, GlobalBatchNorm) for module in method.modules())
+    objective = build_objective("pointnet")
+    synchronise_norms(objective)
+    assert not any(isinstance(module, GlobalBatchNorm) for module in objective.modules())
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from utils.part_metrics import (
+    mean_ious,
     part_counts,
-    part_metrics,
     restrict_to_category,
     score_parts,
     shape_ious,
 )
+from utils.tasks import PointParts
 
 RANGES = [(0, 3), (3, 4), (4, 9), (9, 11)]  # four categories, one of them with a single part
 PARTS = RANGES[-1][1]
@@ -83,12 +84,16 @@ def test_both_rules_agree_with_the_definition(seed):
     labelled = true >= 0
     assert found.overall == pytest.approx(100 * (predicted == true)[labelled].mean())
     assert found.shapes.sum() == len(categories)
-    logged = part_metrics({"counts": counts_of(predicted, true), "label": categories}, RANGES)
-    assert logged == {
+    outputs = {"counts": counts_of(predicted, true), "label": categories}
+    task = PointParts(None, ["a", "b", "c", "d"], RANGES)
+    assert task.measure(outputs) == {
         "eval/overall": found.overall,
         "eval/instance_miou": found.instance_miou,
         "eval/class_miou": found.class_miou,
     }
+    kept = task.predictions(outputs)
+    assert np.nanmean(kept["iou"]) == pytest.approx(found.instance_miou)
+    assert np.nanmean(kept["iou_lenient"]) == pytest.approx(found.instance_miou_lenient)
 
 
 def test_the_rules_differ_only_where_a_part_is_absent_from_the_labels():
@@ -96,10 +101,13 @@ def test_the_rules_differ_only_where_a_part_is_absent_from_the_labels():
     counts = part_counts(torch.tensor([[0, 0, 2, 1]]), torch.from_numpy(true), PARTS).numpy()
     mask = np.zeros((1, PARTS), dtype=bool)
     mask[0, :3] = True
-    assert shape_ious(counts, mask).tolist() == [pytest.approx((2 / 3 + 1 + 0) / 3)]
-    assert shape_ious(counts, mask, lenient=True).tolist() == [pytest.approx((2 / 3 + 1 + 1) / 3)]
+    assert mean_ious(counts, mask).tolist() == [pytest.approx((2 / 3 + 1 + 0) / 3)]
+    assert mean_ious(counts, mask, lenient=True).tolist() == [pytest.approx((2 / 3 + 1 + 1) / 3)]
+    ious = shape_ious(counts, np.array([0]), RANGES)
+    assert ious["iou"].tolist() == [pytest.approx(100 * (2 / 3 + 1 + 0) / 3)]
+    assert ious["iou_lenient"].tolist() == [pytest.approx(100 * (2 / 3 + 1 + 1) / 3)]
     counts = part_counts(torch.from_numpy(true), torch.from_numpy(true), PARTS).numpy()
-    assert shape_ious(counts, mask).tolist() == [1.0]  # part 2 is on neither side
+    assert mean_ious(counts, mask).tolist() == [1.0]  # part 2 is on neither side
 
 
 def test_a_category_with_one_part_is_always_right():
@@ -131,6 +139,9 @@ def test_shapes_without_labels_are_left_out():
     assert with_it.instance_miou == without.instance_miou
     assert with_it.class_miou_lenient == without.class_miou_lenient
     assert with_it.shapes.sum() == len(true) - 1
+    ious = shape_ious(counts_of(predicted, true), categories, RANGES)
+    for values in ious.values():
+        assert np.isnan(values).tolist() == [place == 4 for place in range(len(true))]
     with pytest.raises(ValueError, match="no shape has a labelled point"):
         score_of(predicted[:2], np.full_like(true[:2], -1), categories[:2])
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import slow_if
-from models.methods import build_method
+from helpers import make_objective, settle
 from torch import nn
 
 import export_teacher
@@ -20,6 +20,7 @@ from data.storage import open_split
 from models import load_model
 from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
 from models.images.teachers import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone
+from models.objective import wanted_fields
 from utils.checkpoint import read_model, save_model
 from utils.errors import ConfigError, DataError
 from utils.settings import DataSettings
@@ -207,41 +208,42 @@ def test_pixel_tasks_need_the_attention_vgg():
 def test_reconstruction_loss():
     torch.manual_seed(7)
     teacher, _ = teacher_of("autoencoder")
-    method = build_method("image_autoencoder", teacher, {"pixel": 2.0})
+    objective = make_objective(teacher, {"reconstruction": 2.0})
     views = some_views(2, 1, 1, 32, 32)
-    out = method({"views": views})
+    out = objective({"views": views})  # no label
     images = teacher(views).images
     expected = sum((images[:, :, c] - views[:, :, 0] / 255).abs().mean() for c in range(3)) / 3
-    torch.testing.assert_close(out.losses["pixel"], expected)
-    torch.testing.assert_close(method.total(out.losses), 2 * expected)
+    torch.testing.assert_close(out.losses["reconstruction"], expected)
+    torch.testing.assert_close(objective.total(out.losses), 2 * expected)
     assert out.logits is None and out.target is None
-    assert "label" not in method.fields and "part_images" not in method.fields
-    with pytest.raises(ConfigError, match="loss.view"):
-        build_method("image_autoencoder", teacher, {"view": 1.0})
+    assert wanted_fields(settle("teacher", {"reconstruction": 1.0}), teacher) == {"views"}
+    with pytest.raises(ConfigError, match="terms.views trains a teacher for classification, found"):
+        wanted_fields(settle("teacher", {"views": 1.0}), teacher)
 
 
 def test_segmentation_loss_leaves_unlabelled_pixels_out():
     torch.manual_seed(8)
     teacher, _ = teacher_of("segmentation")
-    method = build_method("view_segmentation", teacher, {"pixel": 1.0})
-    assert set(method.fields) == {"views", "label", "part_images"}
+    objective = make_objective(teacher, {"pixels": 1.0})
+    wanted = wanted_fields(settle("teacher", {"pixels": 1.0}), teacher)
+    assert wanted == {"views", "part_images"}
     batch = {
         "views": some_views(2, 2, 1, 16, 16),
         "label": torch.tensor([1, 2]),
         "part_images": torch.randint(-1, 8, (2, 2, 16, 16)),
     }
-    out = method(batch)
+    out = objective(batch)
     logits = teacher(batch["views"], category=batch["label"]).logits.log_softmax(dim=2)
     terms = [
         -logits[b, v, part, i, j]
         for (b, v, i, j), part in np.ndenumerate(batch["part_images"].numpy())
         if part >= 0
     ]
-    torch.testing.assert_close(out.losses["pixel"], torch.stack(terms).mean())
+    torch.testing.assert_close(out.losses["pixels"], torch.stack(terms).mean())
     assert out.logits.shape == (2, 2, 16, 16, 8) and not out.logits.requires_grad
     assert torch.equal(out.target, batch["part_images"])
-    nothing = method({**batch, "part_images": torch.full((2, 2, 16, 16), -1)})
-    assert nothing.losses["pixel"] == 0
+    nothing = objective({**batch, "part_images": torch.full((2, 2, 16, 16), -1)})
+    assert nothing.losses["pixels"] == 0
 
 
 @pytest.mark.slow
@@ -249,24 +251,24 @@ def test_segmentation_loss_leaves_unlabelled_pixels_out():
 def test_pixel_teachers_learn_a_few_views(task, amp):
     torch.manual_seed(9)
     teacher = teacher_of(task)[0].train()
-    name = {"segmentation": "view_segmentation", "autoencoder": "image_autoencoder"}[task]
-    method = build_method(name, teacher, {"pixel": 1.0})
+    name = {"segmentation": "pixels", "autoencoder": "reconstruction"}[task]
+    objective = make_objective(teacher, {name: 1.0})
     shape = torch.zeros(4, 1, 1, 32, 32, dtype=torch.uint8)
     shape[:, :, :, 8:24, 4:20] = 200
     batch = {"views": shape, "label": torch.tensor([0, 1, 2, 0])}
     batch["part_images"] = torch.where(shape[:, :, 0] > 0, 3, 7)
-    optimizer = torch.optim.Adam(method.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(objective.parameters(), 1e-3)
     losses = []
     for _ in range(5):
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            loss = method.total(method(batch).losses)
+            loss = objective.total(objective(batch).losses)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert loss.dtype == torch.float32
     assert losses[-1] < 0.6 * losses[0]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
 
 
 @pytest.mark.parametrize("task", [slow_if(task != "segmentation", task) for task in TASKS])
@@ -274,7 +276,7 @@ def test_checkpoints_of_all_tasks_are_built_again(task, tmp_path):
     torch.manual_seed(10)
     teacher, build = teacher_of(task)
     path = tmp_path / "teacher.pth"
-    save_model(path, "teacher", teacher, build, ["a", "b", "c"], {}, {})
+    save_model(path, "teacher", teacher, build, ["a", "b", "c"], {}, {}, {})
     again, views = load_model(path), torch.rand(2, 3, 3, 32, 32)
     expected, found = teacher(views), again(views)
     torch.testing.assert_close(found.view_codes, expected.view_codes)
@@ -285,7 +287,7 @@ def test_a_backbone_is_handed_on(tmp_path):
     torch.manual_seed(11)
     source, build = teacher_of("autoencoder")
     path = tmp_path / "source.pth"
-    save_model(path, "teacher", source, build, [], {}, {})
+    save_model(path, "teacher", source, build, [], {}, {}, {})
     content = read_model(path, "teacher")
     for task in ("segmentation", "classification"):
         teacher, own = teacher_of(task)
@@ -330,5 +332,5 @@ def test_from_pixels_to_a_bank(workshop, pixel_teachers, tmp_path):
     with pytest.raises(ConfigError, match="another configuration"):
         train_teacher.main(arguments)
     arguments += [f"init={first}", "terms.task.weight=1", "run.overwrite=true"]
-    with pytest.raises(ConfigError, match="loss.shape: ViewSegmentation"):
+    with pytest.raises(ConfigError, match="terms.task trains a teacher for classification, found"):
         train_teacher.main(arguments)

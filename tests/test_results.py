@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import multiprocessing
 import os
 import time
@@ -13,14 +14,16 @@ import yaml
 from filelock import FileLock
 
 from models.students import ENCODERS
+from models.terms import with_terms
 from scripts import make_tables
 from scripts.choose_weight import choose, task_weight
 from utils import checkpoint, results
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_path
-from utils.metrics import accuracies, confusion_matrix, score
-from utils.report import EXCHANGED, method_label
-from utils.settings import DistillSettings, StudentConfig
+from utils.metrics import confusion_matrix, score
+from utils.report import method_label, recipe_label
+from utils.settings import StudentConfig
+from utils.tasks import Classification
 
 ROW = results.Result(
     time="2026-01-01 00:00",
@@ -31,7 +34,7 @@ ROW = results.Result(
     protocol="last epoch",
     model="pointnet",
     method="pointmcd",
-    recipe="task 0.1 distill 1; sgd 0.1, batch 16",
+    recipe="task 0.1 alignment 1; sgd 0.1, batch 16",
     points=1024,
     epochs=30,
     seed=0,
@@ -59,8 +62,18 @@ def test_accuracies_of_a_known_confusion():
     assert found.overall == pytest.approx(100 * 4 / 6)
     assert found.mean_class == pytest.approx(100 * (2 / 3 + 1 / 2 + 1) / 3)
     assert np.isnan(found.per_class[3])
-    logits = np.eye(4)[predictions]
-    assert accuracies({"label": labels, "logits": logits})["eval/overall"] == found.overall
+    task, outputs = Classification(None, list("abcd"), []), {"label": labels}
+    outputs["prediction"] = predictions
+    measured = {"eval/overall": found.overall, "eval/mean_class": found.mean_class}
+    assert task.measure(outputs) == measured
+    report = task.report(outputs)
+    assert report.columns == {name.removeprefix("eval/"): v for name, v in measured.items()}
+    assert [line.split() for line in report.lines[1:]] == [
+        ["a", "3", "66.7", "b"],
+        ["b", "2", "50.0", "a"],
+        ["c", "1", "100.0", "-"],
+        ["d", "0", "nan", "-"],
+    ]
 
 
 def test_classes_outside_the_range_are_refused():
@@ -192,7 +205,7 @@ def test_seeds_are_joined_and_reruns_are_not_counted_twice(tmp_path):
     assert text.endswith("<!-- end of table -->\nafter\n")
     assert "old" not in text
     assert "| 61.5 ± 0.7 | 50.0 ± 0.0 | 2 |" in text
-    assert "| baseline | task 0.1 distill 1; sgd 0.1, batch 16 | 30 | 55.0 | 50.0 | 1 |" in text
+    assert "| baseline | task 0.1 alignment 1; sgd 0.1, batch 16 | 30 | 55.0 | 50.0 | 1 |" in text
     assert text.index("resnet18 (teacher)") < text.index("pointnet, 1024 points")
     readme.write_text("nothing to fill\n")
     with pytest.raises(DataError, match="no <!-- table"):
@@ -220,9 +233,10 @@ def test_the_weight_is_chosen_on_validation_rows_only():
 
 
 def test_checkpoints_are_equal_bytes_and_hold_no_code(tmp_path):
-    content = {"a": torch.arange(3), "b": [1, "x", None, 2.5]}
+    content = {"a": torch.arange(3), "b": [1, "none", None, 2.5], "c": {"none": "none"}}
     checkpoint.save(tmp_path / "one.pth", content)
-    checkpoint.save(tmp_path / "two.pth", content)
+    apart = json.loads('{"none": "none"}')  # of strings that are equal and not the same
+    checkpoint.save(tmp_path / "two.pth", content | {"c": apart})
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
     torch.save({"code": print}, tmp_path / "code.pth")
     with pytest.raises(DataError, match="cannot be read as a checkpoint"):
@@ -376,25 +390,23 @@ def test_published_figures_have_a_value_and_a_source():
                 assert value[0].isdigit()
 
 
-def test_a_row_names_what_was_exchanged_and_where_the_encoder_started():
-    config = StudentConfig(data={"name": "Set"}).model_dump(mode="json")
-    assert method_label(config) == "pointmcd"
-    config["distill"] |= {"views": 4, "distance": "l2", "visibility": "random"}
-    assert method_label(config) == "pointmcd, l2, visibility random, 4 views"
-    config["distill"] |= {"views": None, "shuffle_codes": True, "pooling": "global"}
-    config["init"] = "ckpt/student/Set_pointnet_unsupervised_s2_e10.pth"
-    words = "pointmcd, global pooling, l2, visibility random, shuffled codes"
-    assert method_label(config) == f"{words}, from Set_pointnet_unsupervised_e10"
-    config["loss"]["distill"] = 0
-    assert method_label(config) == "baseline, from Set_pointnet_unsupervised_e10"
+def test_a_row_names_what_taught_and_where_the_encoder_started():
+    content = {"config": {"init": None}, "training": {"method": ["mine", "l2", "4 views"]}}
+    assert method_label(content) == "mine, l2, 4 views"
+    content["config"]["init"] = "ckpt/student/Set_pointnet_unsupervised_s2_e10.pth"
+    assert method_label(content) == "mine, l2, 4 views, from Set_pointnet_unsupervised_e10"
+    content["training"]["method"] = ["baseline"]
+    assert method_label(content) == "baseline, from Set_pointnet_unsupervised_e10"
 
 
-def test_every_setting_of_distillation_that_changes_a_run_is_named():
-    """A new one must not put its runs into the line of the whole method."""
-    named = {"bank", "method", *EXCHANGED}
-    assert set(DistillSettings.model_fields) == named
-    for name, (default, _) in EXCHANGED.items():
-        assert DistillSettings.model_fields[name].default == default
+def test_a_recipe_names_the_weights_in_force():
+    weights = {"transform": 0.001, "task": 0.1, "alignment": 0}
+    given = {"data": {"name": "Set"}, "train": {"amp": "bf16"}, "student": {"head": "published"}}
+    given["terms"] = {name: {"weight": weight} for name, weight in weights.items()}
+    config = with_terms(StudentConfig)(**given).model_dump(mode="json")
+    expected = "transform 0.001 task 0.1; sgd 0.1, batch 32, bf16, published head"
+    assert recipe_label(config) == expected
+    assert task_weight(expected) == 0.1
 
 
 def test_the_weight_of_part_segmentation_is_chosen_by_its_miou():

@@ -10,12 +10,14 @@ from helpers import parse_script
 from parse_line import parse_line
 
 import train_student
+from models.terms import with_terms
 from utils.settings import StudentConfig, TeacherConfig
 
 
 def test_a_set_given_by_its_folder_does_not_lead_the_run_there():
-    config = StudentConfig(data={"name": "/somewhere/Mine"})
-    assert train_student.run_name(config) == "Mine_pointnet_pointmcd_s0"
+    terms = {"task": {"weight": 1}}
+    config = with_terms(StudentConfig)(data={"name": "/somewhere/Mine"}, terms=terms)
+    assert train_student.run_name(config, "baseline") == "Mine_pointnet_baseline_s0"
 
 
 STAND_IN = """

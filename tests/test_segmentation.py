@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import slow_if
+from helpers import make_objective
 from torch import nn
 
 from models.encoders.curvenet_blocks import LPFA, Surroundings
@@ -529,9 +530,9 @@ def test_pointnet_starts_from_the_encoder_of_classification():
 
 @every_network
 def test_a_student_of_it_gives_view_codes(name):
-    student = build_student(
-        name, PARTS, task="segmentation", num_categories=CATEGORIES, projection=True
-    ).eval()
+    student = build_student(name, PARTS, task="segmentation", num_categories=CATEGORIES).eval()
+    head = make_objective(student, {"alignment": 1.0}).terms["alignment"].eval()
+    student.heads["alignment"] = head
     seen = torch.rand(2, 512, 4, generator=torch.Generator().manual_seed(6)) < 0.3
     output = student(cloud(2), torch.tensor([0, 1]), seen)
     assert output.logits.shape == (2, 512, PARTS)

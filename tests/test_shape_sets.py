@@ -247,7 +247,7 @@ def test_fields_that_nothing_provides_are_refused(make, subset, tmp_path):
     data = PointDataSettings(name="Tiny", points=64)
     with pytest.raises(
         ConfigError,
-        match="logitz.*gives index, label, points.*bank .*h5 codes, logits, view_codes.*you mean 'logits'",
+        match="logitz.*gives index, label, points.*bank .*h5 codes, logits.*you mean 'logits'",
     ):
         make("points", "logitz")
     with pytest.raises(ConfigError, match=r"codes .*targets.bank=FILE of export_teacher.py.*basel"):

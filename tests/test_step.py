@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, slow_if
-from models.methods import METHODS, Plain, PointMCD, build_method
+from helpers import make_objective
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +18,7 @@ from data.augment import augment_points, augment_views
 from data.datasets import unpack_bits
 from models.images.teachers import BACKBONES, build_teacher
 from models.students import ENCODERS, SEGMENTERS, build_student
+from models.terms import TERMS
 from utils.device import computes_bf16
 from utils.errors import ConfigError
 from utils.meters import EpochSums
@@ -39,53 +40,54 @@ POINT_CHANGES = PointAugmentation(scale=(0.8, 1.2), anisotropic=True, shift=0.1,
 VIEW_CHANGES = ViewAugmentation(flip=True, scale=(0.9, 1.1), shift=0.1, brightness=0.2)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
+# what it is trained with, its network, its task
 STUDENTS = [(name, "classification") for name in ENCODERS]
 STUDENTS += [(name, "segmentation") for name in SEGMENTERS]
-TEACHERS = ["view_classification", "view_segmentation", "image_autoencoder"]
 STUDENTS.remove(("pointnet2_msg", "classification"))  # that of parts has the same layers
-CASES = [("pointmcd", *student) for student in STUDENTS]
+CASES = [("distilled", *student) for student in STUDENTS]
 CASES += [("plain", "pointnet", "classification"), ("pooled", "pointnet", "classification")]
-CASES += [(name, "", "") for name in TEACHERS]
-IN_BF16 = [case for case in CASES if case[0] == "plain" or case[1] in ("curvenet", "")]
+CASES += [("teacher", "squeezenet1_0", "classification")]
+CASES += [("teacher", "vgg11_bn_attention", task) for task in ("segmentation", "autoencoder")]
+IN_BF16 = [case for case in CASES if case[0] in ("plain", "teacher") or case[1] == "curvenet"]
+TEACHER_WEIGHTS = {
+    "classification": {"task": 1.0, "views": 1.0},
+    "segmentation": {"pixels": 1.0},
+    "autoencoder": {"reconstruction": 1.0},
+}
 
 
 def tiered(case, *values):
     """A case, of the slow tier if its network is large."""
-    large = case[1:3] in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
-    heavy = large or case[1] == "curvenet_released"
-    heavy |= case[0] in TEACHERS[1:] or (case[0] != "plain" and values == ("bf16",))
+    kind, network, task, *_ = case
+    large = (network, task) in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
+    heavy = large or network in ("curvenet_released", "vgg11_bn_attention")
+    heavy |= kind != "plain" and values == ("bf16",)
     return slow_if(heavy, case, *values)
 
 
-def make_method(method: str, encoder: str, task: str, off: str = "") -> nn.Module:
-    """With all its terms, except the one that is ``off``."""
-    torch.manual_seed(0)
-    if method in TEACHERS:
-        network = {
-            "view_classification": lambda: build_teacher("squeezenet1_0", CLASSES),
-            "view_segmentation": lambda: build_teacher(
-                "vgg11_bn_attention", PARTS, task="segmentation", num_categories=CLASSES
-            ),
-            "image_autoencoder": lambda: build_teacher("vgg11_bn_attention", 0, task="autoencoder"),
-        }[method]()
-        weights = {"shape": 1.0, "view": 1.0} if method == "view_classification" else {"pixel": 1.0}
-        weights.pop(off, None)
-        return build_method(method, network, weights, smoothing=0.2)
+def weights_of(kind: str, network: nn.Module, off: str = "") -> dict[str, float]:
+    """All terms of a case but the one that is ``off``."""
+    if kind == "teacher":
+        weights = dict(TEACHER_WEIGHTS[network.task])
+    else:
+        weights = {"task": 1.0, "alignment": float(kind != "plain")}
+        weights |= dict.fromkeys(network.extra_losses, 0.001)
+    return {name: weight for name, weight in weights.items() if name != off and weight}
 
-    outputs = PARTS if task == "segmentation" else CLASSES
-    network = build_student(encoder, outputs, task=task, num_categories=CLASSES)
-    weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
-    if method == "plain":
-        del weights["distill"]
-    weights.pop(off, None)
-    options = {"smoothing": 0.2, "distance": "l1"}
-    options["pooling"] = "global" if method == "pooled" else "visible"
-    name = "plain" if method == "plain" else "pointmcd"
-    return build_method(name, network, weights, **options)
+
+def build_objective(kind: str, name: str, task: str, off: str = "") -> nn.Module:
+    torch.manual_seed(0)
+    outputs = {"classification": CLASSES, "segmentation": PARTS, "autoencoder": 0}[task]
+    if kind == "teacher":
+        network = build_teacher(name, outputs, task=task, num_categories=CLASSES)
+    else:
+        network = build_student(name, outputs, task=task, num_categories=CLASSES)
+    options = {"alignment": {"pooling": "global"}} if kind == "pooled" else {}
+    return make_objective(network, weights_of(kind, network, off), **options)
 
 
 def make_data() -> dict[str, torch.Tensor]:
-    """Every field that a method may read."""
+    """Every field that a term may read."""
     return {
         "index": torch.arange(SHAPES),
         "label": torch.arange(SHAPES) % CLASSES,
@@ -99,9 +101,9 @@ def make_data() -> dict[str, torch.Tensor]:
     }
 
 
-def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, amp: str = "none"):
+def make_case(kind: str, name: str, task: str, device: torch.device = CPU, amp: str = "none"):
     """A function that draws a batch, takes a step with it and adds the output up."""
-    built = make_method(method, encoder, task).to(device).train()
+    built = build_objective(kind, name, task).to(device).train()
     data = {name: value.to(device) for name, value in make_data().items()}
     optim = OptimSettings(lr=0.01, clip_grad=1.0)
     train = TrainSettings(amp=amp)
@@ -123,7 +125,7 @@ def make_case(method: str, encoder: str, task: str, device: torch.device = CPU, 
 
 
 # What serves a CPU alone: kernels, which read memory directly, and a check of the categories.
-KERNELS = str(ROOT / "models" / "kernels"), str(ROOT / "models" / "layers" / "fast_norm.py")
+KERNELS = str(ROOT / "models" / "kernels")
 MAY_LOOK = {"check_category"}
 LOOKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "lift_fresh")
 LOOKS += ("unique", "_unique2", "bincount")
@@ -204,20 +206,20 @@ def test_a_look_is_noticed(monkeypatch, look):
         look(x)
 
 
-WITHOUT = [("view_classification", "", "", off) for off in ("shape", "view")]
-for off in ("task", "distill"):
-    WITHOUT += [("pointmcd", "dgcnn", "classification", off)]
-    WITHOUT += [("pointmcd", "curvenet", "segmentation", off)]
+WITHOUT = [("teacher", "squeezenet1_0", "classification", off) for off in ("task", "views")]
+for off in ("task", "alignment"):
+    WITHOUT += [("distilled", "dgcnn", "classification", off)]
+    WITHOUT += [("distilled", "curvenet", "segmentation", off)]
 
 
 @pytest.mark.parametrize("case", [tiered(case) for case in [*CASES, *WITHOUT]], ids="-".join)
-def test_a_method_knows_whether_every_parameter_gets_a_gradient(case):
+def test_an_objective_knows_whether_every_parameter_gets_a_gradient(case):
     """Processes that train together would wait for those that get none."""
-    method, data = make_method(*case), make_data()
+    objective, data = build_objective(*case), make_data()
     data["visibility"] = unpack_bits(data.pop("packed"), VIEWS)
-    method.total(method(data).losses).backward()
-    reached = all(parameter.grad is not None for parameter in method.parameters())
-    assert reached == method.trains_all == (case[3:] not in (("task",), ("shape",)))
+    objective.total(objective(data).losses).backward()
+    reached = all(parameter.grad is not None for parameter in objective.parameters())
+    assert reached == objective.trains_all == (case[3:] != ("task",))
 
 
 @pytest.mark.parametrize("backbone", [slow_if("vgg" in name, name) for name in BACKBONES])
@@ -227,14 +229,10 @@ def test_every_parameter_of_a_backbone_gets_a_gradient(backbone):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_projection_that_is_not_trained_gets_no_gradient():
-    student = build_student("pointnet", CLASSES, projection=True)
-    assert not Plain(student, {"task": 1.0}).trains_all
-    assert PointMCD(student, {"task": 1.0, "distill": 1.0}).trains_all
-
-
-def test_all_methods_are_looked_at():
-    assert {name for name, *_ in CASES} - {"pooled"} == set(METHODS)
+def test_all_terms_are_looked_at():
+    networks = {kind: build_student("pointnet", CLASSES) for kind in ("distilled", "plain")}
+    found = {name for kind, network in networks.items() for name in weights_of(kind, network)}
+    assert found | {name for terms in TEACHER_WEIGHTS.values() for name in terms} == set(TERMS)
 
 
 def sgd(**settings) -> OptimSettings:
@@ -306,14 +304,12 @@ def train_some(
 ) -> list[float]:
     """Losses of some steps on batches that differ; the rate falls once, as if after an epoch."""
     torch.manual_seed(0)
-    weights = {"task": 1.0, "distill": 1.0, "transform": 0.001}
-    options = {"smoothing": 0.2, "pooling": "visible", "distance": "l1"}
-    method = build_method("pointmcd", build_student("pointnet", CLASSES), weights, **options)
-    method = method.to(device).train()
-    optimizer = build_optimizer(optim, method, in_graph=train.cuda_graph)
+    weights = {"task": 1.0, "alignment": 1.0, "transform": 0.001}
+    objective = make_objective(build_student("pointnet", CLASSES), weights).to(device).train()
+    optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
     falling = {"lr": 0.001, "min_lr": 0, "schedule": "step", "step_epochs": 6, "step_factor": 0.1}
     schedule = build_schedule(optim.model_copy(update=falling), optimizer, steps)
-    step = build_step(method, optimizer, optim, train, device)
+    step = build_step(objective, optimizer, optim, train, device)
     losses = []
     for number in range(steps):
         generator = torch.Generator().manual_seed(number)
@@ -327,7 +323,7 @@ def train_some(
             "view_codes": torch.rand(16, VIEWS, 512, generator=generator),
         }
         output = step({name: value.to(device) for name, value in batch.items()})
-        losses.append(output.losses["distill"].detach().clone())
+        losses.append(output.losses["alignment"].detach().clone())
         schedule.step()
     return torch.stack(losses).tolist()
 
@@ -387,14 +383,14 @@ def test_a_graph_computes_what_eager_steps_do(name, clip, compiled):
 
 
 @pytest.mark.slow
-def test_a_compiled_method_computes_what_it_does_as_it_is(monkeypatch):
+def test_a_compiled_objective_computes_what_it_does_as_it_is(monkeypatch):
     """As far as PyTorch's own kernels: to have a C++ compiler make others takes minutes."""
-    compile_method = Mock(side_effect=functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr("utils.step.torch.compile", compile_method)
+    compile_objective = Mock(side_effect=functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr("utils.step.torch.compile", compile_objective)
     eager = train_some(CPU, sgd(), TrainSettings(), steps=3)
     compiled = train_some(CPU, sgd(), TrainSettings(compile=True), steps=3)
     assert compiled == pytest.approx(eager, rel=1e-4)
-    compile_method.assert_called_once()
+    compile_objective.assert_called_once()
 
 
 def test_the_compiler_hears_of_repeatable_operations(monkeypatch):
@@ -402,7 +398,7 @@ def test_the_compiler_hears_of_repeatable_operations(monkeypatch):
     from torch._inductor import config
 
     before = config.deterministic, torch.get_deterministic_debug_mode()
-    monkeypatch.setattr("utils.step.torch.compile", lambda method, **options: method)
+    monkeypatch.setattr("utils.step.torch.compile", lambda objective, **options: objective)
     try:
         config.deterministic = False
         torch.set_deterministic_debug_mode("default")
@@ -419,12 +415,12 @@ def test_the_compiler_hears_of_repeatable_operations(monkeypatch):
 def test_without_bf16_it_is_not_asked_for(monkeypatch):
     """A GPU that has none refuses it."""
     monkeypatch.setattr("utils.step.torch.autocast", Mock(side_effect=RuntimeError("bf16")))
-    method = make_method("plain", "pointnet", "classification")
+    objective = build_objective("plain", "pointnet", "classification")
     optim = OptimSettings()
-    optimizer = build_optimizer(optim, method)
-    build_step(method, optimizer, optim, TrainSettings(), CPU)
+    optimizer = build_optimizer(optim, objective)
+    build_step(objective, optimizer, optim, TrainSettings(), CPU)
     with pytest.raises(RuntimeError, match="bf16"):
-        build_step(method, optimizer, optim, TrainSettings(amp="bf16"), CPU)
+        build_step(objective, optimizer, optim, TrainSettings(amp="bf16"), CPU)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 from conftest import slow_if
-from models.methods import ViewClassification
+from helpers import make_objective
 
 from models.images.backbones import TORCHVISION, ImageBackbone
 from models.images.teachers import CODE_SIZE, build_teacher
@@ -92,17 +92,22 @@ def test_smoothed_cross_entropy_follows_its_definition():
 def test_the_two_losses_of_the_teacher():
     torch.manual_seed(5)
     teacher = build_teacher("squeezenet1_0", 4).eval()
-    method = ViewClassification(teacher, {"shape": 1.0, "view": 2.0}, smoothing=0.2)
+    options = {"task": {"smoothing": 0.1}, "views": {"smoothing": 0.2}}
+    objective = make_objective(teacher, {"task": 1.0, "views": 2.0}, **options)
     batch = {
         "views": torch.randint(0, 256, (3, 2, 1, 48, 48), dtype=torch.uint8),
         "label": torch.tensor([0, 3, 1]),
     }
-    out, losses = teacher(batch["views"]), method(batch).losses
+    out, found = teacher(batch["views"]), objective(batch)
+    losses = found.losses
     by_view = [smoothed_cross_entropy(out.view_logits[:, v], batch["label"], 0.2) for v in (0, 1)]
-    torch.testing.assert_close(losses["view"], sum(by_view) / 2)
+    torch.testing.assert_close(losses["views"], sum(by_view) / 2)
     torch.testing.assert_close(
-        losses["shape"], smoothed_cross_entropy(out.logits, batch["label"], 0.2)
+        losses["task"], smoothed_cross_entropy(out.logits, batch["label"], 0.1)
     )
-    torch.testing.assert_close(method.total(losses), losses["shape"] + 2 * losses["view"])
-    only = ViewClassification(teacher, {"shape": 1.0, "view": 0.0})
-    assert set(only(batch).losses) == {"shape"}
+    torch.testing.assert_close(objective.total(losses), losses["task"] + 2 * losses["views"])
+    assert torch.equal(found.logits, out.logits) and torch.equal(found.target, batch["label"])
+    only = make_objective(teacher, {"task": 0.0, "views": 1.0})(batch)
+    assert set(only.losses) == {"views"}
+    assert torch.equal(only.logits, out.view_logits)  # what is trained is judged
+    assert torch.equal(only.target, batch["label"].unsqueeze(1).expand(3, 2))

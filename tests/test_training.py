@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TEACHER, prepare_tiny, run_program
-from models.methods import PointMCD
 
 import export_teacher
 import test as test_program
@@ -24,7 +23,9 @@ from data.batches import training_batches
 from data.datasets import ShapeSet, Subset
 from data.storage import open_split
 from models import load_model
+from models.objective import Objective, wanted_fields
 from models.students import build_student
+from models.terms import active_terms, with_terms
 from scripts import make_tables, overview
 from utils import results
 from utils.checkpoint import read_model
@@ -41,8 +42,19 @@ RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    a, b = read_model(one)["model"], read_model(other)["model"]
+    a, b = (weights_of(path) for path in (one, other))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """Of the network and, where there are any, of the heads that were trained beside it."""
+    content = read_model(path)
+    heads = content["heads"].items()
+    return content["model"] | {
+        f"heads.{term}.{name}": value
+        for term, head in heads
+        for name, value in head["state"].items()
+    }
 
 
 @pytest.mark.filterwarnings("error:.*lr_scheduler")
@@ -180,13 +192,16 @@ def baseline(workshop) -> Path:
 
 
 def test_weight_zero_is_the_plain_baseline(workshop, baseline):
-    train_student.main(
-        workshop.student_arguments(
-            "plain", "distill.method=plain", "loss={task: 0.1, transform: 0.001}"
-        )
-    )
-    assert same_weights(baseline, workshop.student("plain"))
-    assert read_model(baseline)["training"]["bank"] is None
+    arguments = workshop.student_arguments("plain", "targets.bank=null", "method=mine")
+    terms = "terms={transform: {weight: 0.001}, task: {weight: 0.1}}"
+    train_student.main([*arguments, terms])
+    plain = workshop.student("plain")
+    assert same_weights(baseline, plain)
+    for path in (baseline, plain):
+        content = read_model(path)
+        assert content["training"]["bank"] is None and content["heads"] == {}
+        assert content["training"]["method"] == ["baseline"]
+    assert list(content["config"]["terms"]) == ["transform", "task"]
 
 
 def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, distilled, baseline):
@@ -195,7 +210,7 @@ def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, di
         assert not same_weights(distilled, other)
     split = open_split("Tiny", "train", workshop.root)
     shapes = ShapeSet(
-        Subset(split, np.arange(len(split.ids))),
+        Subset(split, np.array([17])),
         {"points", "visibility", "view_codes"},
         PointDataSettings(name="Tiny", points=64),
         torch.device("cpu"),
@@ -204,7 +219,7 @@ def test_distillation_changes_the_encoder_and_reads_the_right_codes(workshop, di
     with h5py.File(workshop.bank) as file:
         row = [item.decode() for item in file["ids"]].index(split.ids[17])
         expected = file["view_codes"][row]
-    batch = shapes.take(torch.tensor([17]))
+    batch = next(shapes.evaluation(1))
     assert np.array_equal(batch["view_codes"][0].numpy(), expected.astype(np.float32))
     assert batch["visibility"].shape == (1, 64, 12)
     assert batch["points"].shape == (1, 64, 3)
@@ -214,8 +229,8 @@ def test_the_student_that_is_kept_is_ready_to_use(workshop, distilled):
     student = load_model(distilled)
     assert not student.training
     assert len(student.classes) == 16
-    assert student.projection is not None  # it can still say what a view would be coded as
     seen = torch.ones(2, 100, 3, dtype=torch.bool)
+    # it can still say what a view would be coded as
     assert student(torch.rand(2, 100, 3), visibility=seen).view_codes.shape == (2, 3, 512)
     assert not any(parameter.requires_grad for parameter in student.parameters())
     assert student(torch.rand(2, 100, 3)).logits.shape == (2, 16)
@@ -315,39 +330,39 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
     """What DistributedDataParallel promises, step by step in one process: each half of a batch
     through its own copy (with its own batch statistics, which ``train.sync_norm=false`` asks for),
     gradients averaged, buffers of rank 0."""
-    config = load_config(StudentConfig, workshop.student_arguments("reference"))
+    config = load_config(with_terms(StudentConfig), workshop.student_arguments("reference"))
     split = open_split("Tiny", "train", workshop.root)
     seed_everything(config.train.seed)
     student = build_student("pointnet", 16)
-    method = PointMCD(student, config.loss, config.student.smoothing)
-    shapes = ShapeSet(
-        Subset(split, np.arange(48)),
-        method.fields,
-        PointDataSettings(name="Tiny", points=128),
-        torch.device("cpu"),
-        TargetSettings(bank=config.distill.bank),
-    )
-    optimizer = build_optimizer(config.optim, method)
+    terms = active_terms(config.terms)
+
+    def shapes(index: torch.Tensor) -> ShapeSet:
+        found = Subset(split, index.numpy()), wanted_fields(terms, student)
+        return ShapeSet(*found, config.data, torch.device("cpu"), config.targets)
+
+    objective = Objective(student, terms, shapes(torch.arange(48)).fields)
+    optimizer = build_optimizer(config.optim, objective)
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.optim, epoch, epochs)
         for index in training_batches(np.arange(48), 16, 0, epoch):
             gradients = []
             buffers = None
-            method.train()
+            objective.train()
             for half in index.view(2, 8):
-                start = {name: value.clone() for name, value in method.named_buffers()}
-                batch = augment_points(shapes.take(half), config.augment, 0, epoch)
-                method.zero_grad()
-                method.total(method(batch).losses).backward()
-                gradients.append([p.grad.clone() for p in method.parameters()])
+                start = {name: value.clone() for name, value in objective.named_buffers()}
+                batch = next(shapes(half).evaluation(8))
+                batch = augment_points(batch, config.augment, 0, epoch)
+                objective.zero_grad()
+                objective.total(objective(batch).losses).backward()
+                gradients.append([p.grad.clone() for p in objective.parameters()])
                 if buffers is None:
-                    buffers = {name: value.clone() for name, value in method.named_buffers()}
-                for name, value in method.named_buffers():
+                    buffers = {name: value.clone() for name, value in objective.named_buffers()}
+                for name, value in objective.named_buffers():
                     value.copy_(start[name])
-            for name, value in method.named_buffers():
+            for name, value in objective.named_buffers():
                 value.copy_(buffers[name])
-            for parameter, *pair in zip(method.parameters(), *gradients, strict=True):
+            for parameter, *pair in zip(objective.parameters(), *gradients, strict=True):
                 parameter.grad = (pair[0] + pair[1]) / 2
             optimizer.step()
     return student.state_dict()

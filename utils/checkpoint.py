@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,21 @@ ROLES = ("student", "teacher")
 def save(path: str | Path, content: dict[str, Any]) -> None:
     """Write ``content`` atomically; equal content gives equal bytes."""
     buffer = io.BytesIO()  # a file's name would become part of the archive
-    torch.save(content, buffer)
+    torch.save(_with_single_strings(content), buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def _with_single_strings(value: Any) -> Any:
+    """The same with one object for equal strings: a pickle tells one that occurs twice from two
+    that are equal, which depends on where they come from."""
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is list:
+        return [_with_single_strings(item) for item in value]
+    if type(value) is dict:
+        return {_with_single_strings(k): _with_single_strings(v) for k, v in value.items()}
+    return value
 
 
 def read(path: str | Path) -> dict[str, Any]:

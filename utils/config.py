@@ -197,9 +197,9 @@ def _describe(schema: type[BaseModel], item: Any) -> str:
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         values = item["input"] if isinstance(item["input"], dict) else {}
-        for name in [key, *(f"{key}.{inner}" for inner in values)]:
-            if name in RENAMED:
-                return f"{name} is called {RENAMED[name]} now"
+        old = [name for name in (key, *(f"{key}.{inner}" for inner in values)) if name in RENAMED]
+        if old:
+            return ", ".join(f"{name} is called {RENAMED[name]} now" for name in old)
         known = _keys(schema, location[:-1])
         return f"unknown key {key!r}, known here: {known}{did_you_mean(location[-1], known)}"
     if item["type"] == "missing":

@@ -85,7 +85,7 @@ class ViewTeacher(nn.Module):
 
     def forward_batch(self, batch: dict[str, Tensor]) -> TeacherOutput:
         """The output for the fields of a batch."""
-        return self(batch["views"], batch["label"])
+        return self(batch["views"], batch.get("label"))
 
 
 class MultiViewTeacher(ViewTeacher):

@@ -34,7 +34,8 @@ class Term(nn.Module):
 
     name: ClassVar[str]
     Settings: ClassVar[type[TermSettings]] = TermSettings
-    roles: ClassVar[frozenset[str]] = frozenset({"student"})  # whose training may use it
+    # What it can train: roles of networks, and their tasks (utils.tasks).
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {"student": ("classification", "segmentation")}
     # What it learns from. Runs without a term of a teacher, or of the shapes themselves, are
     # baselines; None: it only regularises.
     learns_from: ClassVar[Literal["labels", "teacher", "shapes"] | None] = None

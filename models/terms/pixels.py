@@ -18,7 +18,7 @@ class Pixels(Term):
     """
 
     name = "pixels"
-    roles = frozenset({"teacher"})
+    roles = {"teacher": ("segmentation",)}
     learns_from = "labels"
     trains_all = True
 

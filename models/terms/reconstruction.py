@@ -18,7 +18,7 @@ class Reconstruction(Term):
     """
 
     name = "reconstruction"
-    roles = frozenset({"teacher"})
+    roles = {"teacher": ("autoencoder",)}
     learns_from = "shapes"
     trains_all = True
 

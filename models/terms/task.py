@@ -27,7 +27,7 @@ class Task(Term):
 
     name = "task"
     Settings = TaskSettings
-    roles = frozenset({"student", "teacher"})
+    roles = {**Term.roles, "teacher": ("classification",)}
     learns_from = "labels"
     trains_all = True
 

@@ -16,7 +16,7 @@ class Views(Term):
 
     name = "views"
     Settings = TaskSettings
-    roles = frozenset({"teacher"})
+    roles = {"teacher": ("classification",)}
     learns_from = "labels"
 
     @classmethod
