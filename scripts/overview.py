@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from utils.evaluation import require_labels
 
 from data.datasets import ShapeSet, Subset
 from data.rendering.cameras import unpack_visibility

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from models.students import build_student
+from models.terms import with_terms
 from utils.config import load_config
 from utils.optim import (
     WARMUP_START,
@@ -49,7 +50,7 @@ def shipped() -> list[tuple[OptimSettings, TrainSettings]]:
             kind = ("_teacher", "_autoencoder", "_pixels")
             if laid_over is None or laid_over.stem.endswith(kind) == teacher:
                 schema = TeacherConfig if teacher else StudentConfig
-                config = load_config(schema, [*map(str, files), "data.name=Set"])
+                config = load_config(with_terms(schema), [*map(str, files), "data.name=Set"])
                 found.append((config.optim, config.train))
     return found
 
