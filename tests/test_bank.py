@@ -91,7 +91,7 @@ def test_opening_reads_no_array(path, monkeypatch):
     bank.read("view_codes", np.array([3]), views=np.array([0, 3]))
     monkeypatch.setattr(data.bank, "CHECKED", 2)
     with pytest.raises(DataError, match="bank.h5: view_codes of class/1 is not finite"):
-        bank.read("view_codes", np.array([5, 0, 3]))
+        bank.read("view_codes", np.array([5, 0, 3, 1]))
 
 
 def test_a_bank_goes_to_other_processes(path):
