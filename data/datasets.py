@@ -180,7 +180,7 @@ class ShapeSet:
             yield self._copy(batch)
 
     def take(self, index: Tensor) -> Batch:
-        """The batch of these shapes of the set, (B,) int64 numbers of the split, unaugmented."""
+        """The batch of these members, (B,) int64 indices into the split, unaugmented."""
         return self._copy(next(self._load([index.cpu()])))
 
     def _draw_views(self, drawn: Tensor, seed: int, epoch: int) -> Tensor | None:

@@ -116,7 +116,7 @@ class Resident:
         what: str,
     ):
         self.device = device
-        self.place = torch.zeros(total, dtype=torch.int64)
+        self.place = torch.full((total,), len(members))  # out of range for all others
         self.place[torch.from_numpy(members)] = torch.arange(len(members))
         self.by_view = {reader.name: reader.by_view for reader in readers}
         self.nbytes = len(members) * sum(reader.nbytes for reader in readers)

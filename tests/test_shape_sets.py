@@ -145,6 +145,7 @@ def test_what_fits_stays_and_the_rest_is_streamed(make, monkeypatch):
         (small - 1, [{"visibility"}]),
         (small + sizes["view_codes"], [set(sizes)]),
         (small + sizes["view_codes"] + views, [set(sizes), {"views"}]),
+        (small + sizes["view_codes"] + views - 1, [set(sizes)]),  # all that is kept counts
     ):
         # each decision is made with what is free then
         taken = [0]

@@ -33,7 +33,8 @@ class DataSettings(Group):
     workers: Annotated[int, Field(ge=0)] | None = None  # that read; null: one per core; 0: none
     class_balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
     size: Positive | None = None  # side in pixels that views are resized to; null: as stored
-    views: Positive | None = None  # random views of each shape per training step; null: all
+    # random views of each shape per training step, the same in all fields of views; null: all
+    views: Positive | None = None
 
 
 class PointDataSettings(DataSettings):
