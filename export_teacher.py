@@ -1,55 +1,72 @@
 """Export what a teacher knows of every shape by its id: view codes, shape code, logits of classes.
 
     python export_teacher.py ckpt/teacher/RUN.pth [--data NAME] [--output expt/teacher/RUN.h5]
+    python export_teacher.py --timm NAME --data NAME [--weights FILE]
 
-One forward pass over train and test, in evaluation mode; no label is read. The file carries its
-provenance; students refuse it if it does not fit their data. Under ``torchrun`` the shapes are
-shared out.
+The teacher is a checkpoint of ``train_teacher.py``, or a network of timm as it comes, which gives
+its own features. One forward pass over train and test, in evaluation mode; no label is read. The
+file carries its provenance; students refuse it if it does not fit their data. Under ``torchrun``
+the shapes are shared out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from data.bank import Bank, write_bank
-from data.datasets import Subset, ViewSet
+from data.datasets import ShapeSet, Subset
 from data.storage import open_split
 from models.loading import build_model
 from utils.checkpoint import fingerprint, read_model
 from utils.config import differences, not_negative, positive
 from utils.device import choose_device, prepare_process
-from utils.distributed import barrier, is_main, process_group
+from utils.distributed import barrier, is_main, process_group, world_size
 from utils.engine import predict
 from utils.errors import ConfigError, DataError, run_main
+from utils.files import check_place
+from utils.progress import Progress
 from utils.run import source_commit
+from utils.settings import DataSettings
 
-FIELDS = {  # array of the bank -> what the teacher gives; only a classification teacher has logits
-    "view_codes": "view_codes",
-    "codes": "code",
-    "view_logits": "view_logits",
-    "logits": "logits",
-}
+BY_CODE = ("commit", "timm_version")  # of the provenance; later code may export the same teacher
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="of train_teacher.py")
-    parser.add_argument("--data", help="prepared set; default: the one the teacher was trained on")
-    parser.add_argument("--root", help="folder of the prepared sets; default: as in training")
-    parser.add_argument("--output", type=Path, help="default: expt/teacher/<checkpoint's name>.h5")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a bank of another teacher"
+    add = parser.add_argument
+    add("checkpoint", nargs="?", help="of train_teacher.py")
+    add("--timm", metavar="NAME", help="instead of it, a network of timm as it comes")
+    add("--weights", help="of --timm: FILE or none (random); default: timm's release")
+    add("--size", type=positive, help="of --timm: pixels of its input; default: its release's")
+    add(
+        "--precision", choices=PRECISIONS, help="of --timm; default: float16 on a GPU, else float32"
     )
-    parser.add_argument("--batch-size", type=positive, default=16, help="shapes per step (16)")
-    parser.add_argument("--workers", type=not_negative, default=0, help="decode views (0)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
-    return parser.parse_args(arguments)
+    add("--data", help="prepared set; default: the one the teacher was trained on")
+    add("--root", help="folder of the prepared sets; default: as in training")
+    add("--output", type=Path, help="default: a file named after the teacher in expt/teacher")
+    add("--overwrite", action="store_true", help="replace a bank of another teacher")
+    add("--batch-size", type=positive, default=16, help="shapes per step (16)")
+    add("--workers", type=not_negative, default=0, help="decode views (0)")
+    add("--device", default="auto")
+    add("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
+    options = parser.parse_args(arguments)
+    if (options.checkpoint is None) == (options.timm is None):
+        found = f"{options.checkpoint} and --timm" if options.timm else "neither"
+        raise ConfigError(f"found {found}: give a checkpoint of train_teacher.py or --timm NAME")
+    if options.timm and options.data is None:
+        raise ConfigError("--timm needs --data NAME, the prepared set whose views it is to see")
+    if not options.timm and (options.weights or options.size or options.precision):
+        raise ConfigError("--weights, --size and --precision are for --timm, not for a checkpoint")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,43 +77,67 @@ def main(arguments: list[str] | None = None) -> None:
         export(options, device)
 
 
-def export(options: argparse.Namespace, device) -> None:
-    content = read_model(options.checkpoint, "teacher")
-    data = content["config"]["data"]
+def export(options: argparse.Namespace, device: torch.device) -> None:
+    content = None if options.timm else read_model(options.checkpoint, "teacher")
+    data = content["config"]["data"] if content else {"root": "data", "size": None}
     name, root = options.data or data["name"], options.root or data["root"]
     splits = {split: open_split(name, split, root) for split in ("train", "test")}
-    output = options.output or Path("expt/teacher") / f"{Path(options.checkpoint).stem}.h5"
-    provenance = {
+    network = re.sub(r"[^a-zA-Z0-9_-]+", "_", (options.timm or "").removeprefix("timm/"))
+    stem = Path(options.checkpoint).stem if content else f"{Path(name).name}_timm_{network}"
+    output = options.output or Path("expt/teacher") / f"{stem}.h5"
+    check_place(output)
+    half = options.precision or ("float16" if device.type == "cuda" else "float32")
+    precision = "float32" if content else half
+    teacher, provenance = open_teacher(options, content, precision)
+    provenance |= {
         "data_name": splits["train"].name,
         "data_hash": {name: split.data_hash for name, split in splits.items()},
         "recipe_hash": splits["train"].recipe_hash,
-        "teacher_file": Path(options.checkpoint).name,
-        "teacher_hash": fingerprint(content["model"]),
-        "teacher_config": content["config"],
         "commit": source_commit(),
     }
     if _already_there(output, provenance, options.overwrite):
         return
-
-    teacher = build_model(content, options.checkpoint).to(device)
-
-    def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = teacher(batch["views"])
-        found = {array: getattr(output, field) for array, field in FIELDS.items()}
-        return {array: value for array, value in found.items() if value is not None}
-
-    ids: list[str] = []
+    ids = [name for split in splits.values() for name in split.ids]
     rows: list[dict[str, np.ndarray]] = []
-    for split in splits.values():
-        shapes = Subset(split, np.arange(len(split.ids)))
-        views = ViewSet(shapes, device, data["size"], options.workers, resident=False)
-        rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
-        ids += split.ids
+    teacher = teacher.to(device)
+    settings = DataSettings(
+        name=name, size=data["size"], workers=options.workers, cache_on_device=False
+    )
+    with Progress(len(ids), "shapes exported", shown=is_main()) as progress:
+
+        def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            progress.update(len(batch["index"]) * world_size())
+            amp = precision != "float32"
+            with torch.autocast(device.type, getattr(torch, precision), enabled=amp):
+                return teacher(batch["views"]).arrays()
+
+        for split in splits.values():
+            shapes = Subset(split, np.arange(len(split.ids)))
+            views = ShapeSet(shapes, {"views"}, settings, device)
+            rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
     if is_main():
-        held = [name for name in FIELDS if name in rows[0]]
+        held = [name for name in rows[0] if name not in ("index", "label")]
         joined = {name: np.concatenate([row[name] for row in rows]) for name in held}
         write_bank(output, ids, joined, provenance)
-        print(f"exported {len(ids)} shapes x {joined['view_codes'].shape[1]} views to {output}")
+        views, width = joined["view_codes"].shape[1:]
+        print(f"exported {len(ids)} shapes x {views} views to {output}, codes of {width} channels")
+
+
+def open_teacher(
+    options: argparse.Namespace, content: dict[str, Any] | None, precision: str
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The teacher of a checkpoint as read, or of timm, and what the provenance says of it."""
+    if content:
+        return build_model(content, options.checkpoint), {
+            "teacher_file": Path(options.checkpoint).name,
+            "teacher_hash": fingerprint(content["model"]),
+            "teacher_config": content["config"],
+        }
+    from models.images.frozen import open_frozen  # takes seconds to import
+
+    teacher, source = open_frozen(options.timm, options.weights or "imagenet", options.size)
+    source["teacher_config"]["precision"] = precision
+    return teacher, source
 
 
 def _already_there(output: Path, provenance: dict, overwrite: bool) -> bool:
@@ -108,8 +149,8 @@ def _already_there(output: Path, provenance: dict, overwrite: bool) -> bool:
         found = Bank(output).provenance
     except DataError as error:
         raise DataError(f"{error}, with --overwrite") from error
-    commit = {"commit": None}  # later code may export the same teacher
-    if changes := differences(found | commit, json.loads(json.dumps(provenance)) | commit):
+    same = dict.fromkeys(BY_CODE)
+    if changes := differences(found | same, json.loads(json.dumps(provenance)) | same):
         raise ConfigError(
             f"{output} was exported from another teacher or set ({'; '.join(changes[:3])}); choose "
             "another --output or pass --overwrite"

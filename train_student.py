@@ -96,7 +96,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     )
     bank = training.bank.provenance if training.bank else None
     if "teacher" in sources(terms):
-        label += config.targets.changes()
+        label += (training.bank.label() if training.bank else []) + config.targets.changes()
     taught = {"method": label, "labelled": labelled, "bank": bank}
     record = training_record(history, config, split, device, **taught)
     heads = pack_heads(objective.terms)

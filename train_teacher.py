@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
 def train(config: TeacherConfig, device: torch.device) -> None:
     data, settings, terms = config.data, config.teacher, active_terms(config.terms)
     data_name = Path(data.name).name + SUFFIXES[settings.task]  # it may be given by its folder
-    name = config.run.name or f"{data_name}_{settings.backbone}_s{config.train.seed}"
+    backbone = settings.backbone.replace("/", "_")  # timm/NAME
+    name = config.run.name or f"{data_name}_{backbone}_s{config.train.seed}"
     folder = Path(config.run.dir) / name
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)

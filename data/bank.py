@@ -1,27 +1,31 @@
-"""The bank of exported teacher knowledge: codes and logits of every shape, with provenance.
+"""The bank of exported teacher knowledge: named arrays over all shapes of a set, with provenance.
 
-HDF5 file. Datasets: ``ids`` (S,) strings, ``view_codes`` (S, V, D), ``codes`` (S, D) and, of a
-classification teacher, ``view_logits`` (S, V, K), ``logits`` (S, K), all float16; no labels.
-Attribute ``provenance``: a JSON object with the keys of :data:`PROVENANCE`.
+HDF5 file. Dataset ``ids`` (S,) strings; every other one is an array of float16, (S, V, ...) where
+its name begins with ``view_`` and (S, ...) otherwise, with an attribute ``signed``: whether any of
+its values is below 0. Teachers of this project write ``view_codes`` (S, V, D), ``codes`` (S, D) and
+where they know classes ``view_logits`` (S, V, K), ``logits`` (S, K); no labels. Attributes: format,
+version and ``provenance``, a JSON object with the keys of :data:`PROVENANCE` at least.
+
+Version 1 had these four arrays and no ``signed``; its codes came out of a ReLU.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from data.storage import PreparedSplit
+from data.storage import OpenedPerProcess, PreparedSplit
 from utils.errors import DataError
 from utils.files import atomic_path
 
 FORMAT = "multiview-distillation bank"
-VERSION = 1
-CODES = ("view_codes", "codes")
-LOGITS = ("view_logits", "logits")  # of teachers that know classes
+VERSION = 2
+UNSIGNED = ("view_codes", "codes")  # of version 1
 PROVENANCE = (
     "data_name",  # of the prepared set
     "data_hash",  # split name -> hash of its shapes
@@ -31,6 +35,13 @@ PROVENANCE = (
     "teacher_config",
     "commit",
 )
+PIECE = 1 << 26  # bytes that are read at once
+CHECKED = 256  # shapes whose values are looked at at once
+
+
+def per_view(name: str) -> bool:
+    """Whether the array of this name has an axis of views."""
+    return name.startswith("view_")
 
 
 def write_bank(
@@ -40,30 +51,45 @@ def write_bank(
 
     Args:
         ids: (S,) shape ids.
-        arrays: those of ``CODES`` and, if the teacher has them, of ``LOGITS``; first axis S.
+        arrays: by name, an identifier: (S, V, ...) for names in ``view_``, (S, ...) for others.
 
     Raises:
         DataError: values that are not finite, also in float16; nothing is written.
+        ValueError: a name or a shape that no bank can have.
     """
+    for name, array in arrays.items():
+        if not name.isidentifier() or name == "ids" or array.ndim < 1 + per_view(name):
+            raise ValueError(f"a bank has no place for {name!r} {array.shape}")
+        if len(array) != len(ids):
+            raise ValueError(f"{name} has {len(array)} rows for {len(ids)} ids")
     with np.errstate(over="ignore"):
         arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
-        raise DataError(f"{', '.join(broken)} of the teacher are not finite: train it again")
+        raise DataError(
+            f"{', '.join(broken)} of the teacher are not finite as float16: train it again or, for "
+            "a network of timm, export with --precision float32"
+        )
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
         file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
         for name, array in arrays.items():
-            file.create_dataset(name, data=array)
+            file.create_dataset(name, data=array).attrs["signed"] = bool((array < 0).any())
 
 
-class Bank:
-    """An exported bank, read whole.
+class Bank(OpenedPerProcess):
+    """An exported bank on disk: ids and provenance are read at once, rows when asked for.
+
+    The file is opened once per process, on first use, so an instance may be handed to the worker
+    processes of a loader by fork or by pickle.
+
+    Attributes:
+        ids: S strings. provenance: see the head of this file. names: of the arrays, sorted.
 
     Raises:
-        DataError: missing, damaged, not a bank, or with values that are not finite.
+        DataError: missing, damaged, not a bank, or of a newer version.
     """
 
     def __init__(self, path: str | Path):
@@ -72,42 +98,115 @@ class Bank:
             raise DataError(f"no bank at {path}; run export_teacher.py on a teacher checkpoint")
         try:
             with h5py.File(self.path, "r") as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise DataError(f"{path} is not a bank of export_teacher.py")
-                if file.attrs["version"] != VERSION:
-                    raise DataError(
-                        f"{path} has version {file.attrs['version']}, expected {VERSION}; export "
-                        "it again"
-                    )
-                self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
-                self.ids = [name.decode() for name in file["ids"][()]]
-                held = [*CODES, *(name for name in LOGITS if name in file)]
-                self.arrays = {name: file[name][()] for name in held}
+                self._read_header(file)
         except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise DataError(
                 f"{path} is damaged or no bank of export_teacher.py ({error}); export it again"
             ) from error
-        self._check_content()
+        self.names = sorted(self._arrays)
         self._row = {name: row for row, name in enumerate(self.ids)}
 
-    def _check_content(self) -> None:
+    def _read_header(self, file: h5py.File) -> None:
+        if file.attrs.get("format") != FORMAT:
+            raise DataError(f"{self.path} is not a bank of export_teacher.py")
+        version = file.attrs["version"]
+        if version not in (1, VERSION):
+            raise DataError(
+                f"{self.path} has version {version}, expected up to {VERSION}; export it again"
+            )
+        self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
         given = self.provenance if isinstance(self.provenance, dict) else {}
         absent = [key for key in PROVENANCE if key not in given]
         if absent or not isinstance(given["data_hash"], dict):
             lost = ", ".join(absent) or "the hash of each split"
             raise DataError(f"{self.path}: its provenance lacks {lost}; export it again")
-        for name, array in self.arrays.items():
-            axes = 3 if name.startswith("view_") else 2
-            if array.dtype != np.float16 or array.ndim != axes or len(array) != len(self.ids):
+        self.ids = [name.decode() for name in file["ids"][()]]
+        self._arrays: dict[str, tuple[tuple[int, ...], bool]] = {}  # shape of a row, signed
+        for name in file.keys() - {"ids"}:
+            array = file[name]
+            axes = 1 + per_view(name)
+            if array.dtype != np.float16 or array.ndim < axes or len(array) != len(self.ids):
                 raise DataError(
                     f"{self.path}: {name} is {array.dtype} {array.shape}, expected float16 of "
-                    f"{axes} axes for {len(self.ids)} shapes; export it again"
+                    f"{axes} axes or more for {len(self.ids)} shapes; export it again"
                 )
-            broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-            if len(broken):
-                raise DataError(
-                    f"{self.path}: {name} of {self.ids[broken[0]]} is not finite; export it again"
-                )
+            signed = name not in UNSIGNED if version == 1 else bool(array.attrs["signed"])
+            self._arrays[name] = array.shape[1:], signed
+        if not self._arrays:
+            raise DataError(f"{self.path} holds ids and no array; export it again")
+
+    def label(self) -> list[str]:
+        """Whose codes these are, in words, where no training of this project made the teacher."""
+        network = self.provenance["teacher_config"].get("timm")
+        return [f"codes of {network}"] if network else []
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one shape's entry: (V, ...) or (...).
+
+        Raises:
+            DataError: there is no such array, here and below.
+        """
+        if name not in self._arrays:
+            raise DataError(f"{self.path} holds no {name}, it has {', '.join(self.names)}")
+        return self._arrays[name][0]
+
+    def dtype(self, name: str) -> np.dtype:
+        self.shape(name)
+        return np.dtype(np.float16)
+
+    def signed(self, name: str) -> bool:
+        """Whether any value may be below 0."""
+        self.shape(name)
+        return self._arrays[name][1]
+
+    def locate(self, ids: list[str]) -> np.ndarray:
+        """The rows of these shapes, (len(ids),) int64.
+
+        Raises:
+            DataError: the bank lacks some of them.
+        """
+        absent = [name for name in ids if name not in self._row]
+        if absent:
+            raise DataError(
+                f"{self.path} lacks {len(absent)} of {len(ids)} shapes, such as {absent[0]}; "
+                "export the teacher again on this set, with --overwrite"
+            )
+        return np.array([self._row[name] for name in ids], dtype=np.int64)
+
+    def read(self, name: str, rows: np.ndarray, views: np.ndarray | None = None) -> np.ndarray:
+        """(len(rows), ...) float16 in the order of ``rows``, which may repeat.
+
+        Args:
+            rows: (R,) of :meth:`locate`. views: columns of the axis of views; None: all.
+
+        Raises:
+            DataError: values that are not finite, or a file that has been damaged since.
+        """
+        shape = self.shape(name)
+        wanted, back = np.unique(rows, return_inverse=True)
+        count, axes = len(wanted), shape if views is None else (len(views), *shape[1:])
+        found = np.empty((count, *axes), np.float16)
+        # Neighbouring rows are read at once: HDF5 is slow at picking single ones.
+        largest = max(1, PIECE // max(1, 2 * math.prod(shape)))
+        begins = (np.diff(wanted, prepend=-2) != 1) | (np.arange(count) % largest == 0)
+        cuts = [*np.flatnonzero(begins).tolist(), count]
+        try:
+            array = self._file[name]
+            for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+                piece = array[wanted[begin] : wanted[begin] + end - begin]
+                found[begin:end] = piece if views is None else piece[:, views]
+        except (OSError, KeyError) as error:
+            raise DataError(f"{self.path} cannot be read ({error}); export it again") from error
+        self._refuse_broken(name, found, wanted)
+        return found if np.array_equal(wanted, rows) else found[back]
+
+    def _refuse_broken(self, name: str, found: np.ndarray, rows: np.ndarray) -> None:
+        for begin in range(0, len(found), CHECKED):
+            finite = np.isfinite(found[begin : begin + CHECKED])
+            whole = finite.all(axis=tuple(range(1, found.ndim)))  # (rows of this piece,)
+            if not whole.all():
+                shape_id = self.ids[rows[begin + whole.argmin()]]
+                raise DataError(f"{self.path}: {name} of {shape_id} is not finite; export it again")
 
     def check(self, split: PreparedSplit) -> None:
         """Refuse to serve a split whose shapes, cameras or rendering the teacher did not see.
@@ -124,8 +223,8 @@ class Bank:
         shapes = given["data_hash"].get(split.split)
         if shapes != split.data_hash:
             differing.append(f"{split.split} shapes {shapes}, expected {split.data_hash}")
-        views = self.arrays["view_codes"].shape[1]
-        if views != split.num_views:
+        counts = {self.shape(name)[0] for name in self.names if per_view(name)}
+        for views in sorted(counts - {split.num_views}):
             differing.append(f"{views} views, expected {split.num_views}")
         absent = [name for name in split.ids if name not in self._row]
         if absent:
@@ -135,14 +234,3 @@ class Bank:
                 f"the bank {self.path} does not fit data {split.name}: {'; '.join(differing)}. "
                 "Export the teacher again on this set, with --overwrite"
             )
-
-    def view_codes(self, ids: list[str]) -> np.ndarray:
-        """(len(ids), V, D) float16, in the order of ``ids``."""
-        return self.arrays["view_codes"][self._rows(ids)]
-
-    def codes(self, ids: list[str]) -> np.ndarray:
-        """(len(ids), D) float16, of the whole shapes, in the order of ``ids``."""
-        return self.arrays["codes"][self._rows(ids)]
-
-    def _rows(self, ids: list[str]) -> list[int]:
-        return [self._row[name] for name in ids]

@@ -1,24 +1,26 @@
-"""Prepared sets as batches: clouds with visibility and teacher codes, and what views share with
-them (:mod:`data.datasets`).
+"""Prepared sets as batches, merged by shape from whatever provides the fields that are asked for.
 
-A batch is a dict with ``index`` (B,), ``label`` (B,), both int64, and the fields that the training
-method asked for:
+A batch is a dict with ``index`` (B,) and ``label`` (B,), both int64, and of these the ones that
+loss terms or an evaluation read:
 
     points      (B, N, 3) float32   unit sphere, z up, farthest-point order
     visibility  (B, N, V) bool      row n: which views see point n
-    view_codes  (B, V, D) float32   the teacher's, of the unaugmented shape
-    codes       (B, D) float32      the teacher's, of the whole shape
     parts       (B, N) int64        numbered over all classes, -1 without a label
-    views       (B, V, C, H, W)     uint8, C = 1 (grey) or 3
+    views       (B, V, C, H, W)     uint8, or float32 in [0, 1] once changed; C = 1 (grey) or 3
     part_images (B, V, H, W) int64  like ``parts`` for pixels, and one more, P, for the background
+    and any array of the bank, (B, ...) float32: ``view_codes`` (B, V, D), ``codes`` (B, D), ...
+
+The V views are those of ``targets.views`` or, in training, ``data.views`` random ones of these: the
+same ones in the same order in all fields of a batch, arrays ``view_*`` of the bank included. The
+first five fields come in copies as well, each changed at random in its own way: ``points@1`` and
+``visibility@1`` are copy 1 of the cloud, ``views@1`` is copy 1 of the same views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,13 +28,20 @@ from torch import Tensor
 
 from data.augment import augment_points, augment_views
 from data.batches import carve_validation, evaluation_batches, move_batches, training_batches
+from data.providers import ALWAYS, CHANGED, make_readers
 from data.rng import sample_keys, uniform
 from data.storage import PreparedSplit, open_split
-from data.targets import FIELDS as TAUGHT_FIELDS
-from data.targets import Targets
-from data.views import DecodedViews, ResidentViews, ViewReader, fits
+from data.stores import Reader, Resident, Streamed, divide
+from data.targets import choose_views
 from utils.errors import ConfigError
-from utils.settings import DataSettings, PointAugmentation, ProtocolSettings, ViewAugmentation
+from utils.fields import Field, split_copy
+from utils.settings import (
+    DataSettings,
+    PointAugmentation,
+    ProtocolSettings,
+    TargetSettings,
+    ViewAugmentation,
+)
 
 Batch = dict[str, Tensor]
 
@@ -59,87 +68,196 @@ def training_subsets(data: DataSettings, protocol: ProtocolSettings) -> tuple[Su
     return Subset(train, members), Subset(test, np.arange(len(test.ids)))
 
 
-class PointSet:
-    """The clouds of a split, whole, on the training device.
+class ShapeSet:
+    """Some shapes of a split as batches of the fields that are asked for.
 
     Args:
         subset: the shapes to use.
-        points: how many points to use, the first of the stored order.
-        fields: what batches must hold beside ``points`` (see the head of this file).
-        targets: of the student, for the same split and number of points.
+        fields: what batches hold beside ``index`` and ``label``, see the head of this file.
+        data: how many points and views, in which size, and where they are kept.
+        targets: which views teach, who sees the points, and the bank of the teacher.
+        seed: of the random visibility and of the exchange of rows of the bank.
+
+    Attributes:
+        fields: name -> :class:`Field` of everything that training batches hold.
+        bank: the one that fields come from, or None.
 
     Raises:
-        ConfigError: more points than stored, or a field that is not here.
-        DataError: part labels asked for and the set has none.
+        ConfigError: a field that nothing provides, more points or views than there are, or arrays
+            that are to stay on the device and do not fit.
+        DataError: the set has no part labels or label images, or the bank does not fit.
     """
 
     def __init__(
         self,
         subset: Subset,
-        points: int,
+        fields: Iterable[str],
+        data: DataSettings,
         device: torch.device,
-        fields: Sequence[str] = (),
-        targets: Targets | None = None,
+        targets: TargetSettings | None = None,
+        seed: int = 0,
     ):
-        split = subset.split
-        unknown = set(fields) - {"points", "label", "index", "parts", *TAUGHT_FIELDS}
-        if unknown:
-            raise ConfigError(f"a set of clouds has no {sorted(unknown)}, which the method reads")
-        if points > split.num_points:
+        split, targets = subset.split, targets or TargetSettings()
+        self.split, self.members, self.data, self.device = split, subset.members, data, device
+        self.views = choose_views(split.num_views, targets.views)
+        self._copies = sort_copies(set(fields) - set(ALWAYS))
+        read = {base for names in self._copies.values() for base in names}
+        readers, self.bank = make_readers(split, read, data, targets, self.views, seed)
+        self._random_views = self._count_random_views(readers)
+        self.fields = self._describe(readers)
+        self._labels = torch.from_numpy(split.labels).to(device)
+        self._part_table = torch.from_numpy(split.part_numbers.table).to(device)
+        arrays = [reader for reader in readers if not reader.decodes]
+        self._images = [reader for reader in readers if reader.decodes]
+        stay, self._to_stream = divide(arrays, len(self.members), device, data.cache_on_device)
+        self._kept = [self._keep(stay)] if stay else []
+
+    def _count_random_views(self, readers: Sequence[Reader]) -> int | None:
+        if not any(reader.by_view or reader.name == "visibility" for reader in readers):
+            return None
+        count = self.data.views
+        if count is not None and count > len(self.views):
             raise ConfigError(
-                f"{points} points asked for, and {split.name} holds {split.num_points} per shape: "
-                "use fewer (data.points=, in test.py --points) or prepare it with --points"
+                f"data.views={count}, and the set has {len(self.views)} views per shape"
             )
-        targets = targets or Targets()
-        self.members = subset.members
-        self.device = device
-        self.num_views = targets.num_views
-        self.arrays = {
-            "label": np.asarray(split.labels, dtype=np.int64),
-            "points": split.points()[:, :points],
-            "visibility": targets.visibility,
-            "view_codes": targets.view_codes,
-            "codes": targets.codes,
-        }
-        if "parts" in fields:
-            self.arrays["parts"] = split.global_parts()[:, :points]
-        self.arrays = {
-            name: torch.from_numpy(np.ascontiguousarray(array)).to(device)
-            for name, array in self.arrays.items()
-            if array is not None
-        }
+        return count
+
+    def _describe(self, readers: Sequence[Reader]) -> dict[str, Field]:
+        count = self._random_views or len(self.views)
+        shapes = {r.name: (count, *r.shape[1:]) if r.by_view else r.shape for r in readers}
+        if "visibility" in shapes:
+            shapes["visibility"] = (shapes["visibility"][0], count)  # kept as bits
+        fields = {name: Field(()) for name in ALWAYS}
+        for names in self._copies.values():
+            for base, name in names.items():
+                fields[name] = Field(shapes[base], base in CHANGED or self.bank.signed(base))
+        return fields
 
     def __len__(self) -> int:
         return len(self.members)
 
-    def take(self, index: Tensor) -> Batch:
-        """The batch of these shape indices, (B,) int64 on the device."""
-        batch = {"index": index} | {name: array[index] for name, array in self.arrays.items()}
-        for name in ("view_codes", "codes"):
-            if name in batch:
-                batch[name] = batch[name].float()
-        if "visibility" in batch:
-            batch["visibility"] = unpack_bits(batch["visibility"], self.num_views)
-        if "parts" in batch:
-            batch["parts"] = batch["parts"].long()
-        return batch
+    @property
+    def cameras(self) -> dict[str, np.ndarray]:
+        """``intrinsics`` (V, 3, 3) and ``extrinsics`` (V, 4, 4) of the views that teach, see
+        ``data.rendering.cameras``; ``image_size``, the side in pixels that intrinsics are for."""
+        return {
+            "intrinsics": self.split.intrinsics[self.views],
+            "extrinsics": self.split.extrinsics[self.views],
+            "image_size": np.array(self.split.image_size),
+        }
 
     def training(
-        self, batch_size: int, augmentation: PointAugmentation, seed: int
+        self, batch_size: int, seed: int, points: PointAugmentation, views: ViewAugmentation
     ) -> Callable[[int], Iterator[Batch]]:
-        """Shuffled, augmented batches of this process as a function of the epoch."""
+        """Shuffled, augmented batches of this process as a function of the epoch.
+
+        Raises:
+            ConfigError: a change of colours, and the views are grey.
+        """
+        for reader in self._images:
+            if reader.name == "views" and reader.shape[1] == 1 and views.saturation > 0:
+                raise ConfigError(
+                    f"saturation={views.saturation}: the views of {self.split.name} are grey, "
+                    "expected 0"
+                )
+        labels = self.split.labels if self.data.class_balanced else None
 
         def batches(epoch: int) -> Iterator[Batch]:
-            drawn = training_batches(self.members, batch_size, seed, epoch)
-            for index in move_batches(drawn, self.device):
-                yield augment_points(self.take(index), augmentation, seed, epoch)
+            drawn = training_batches(self.members, batch_size, seed, epoch, labels)
+
+            def change(batch: Batch, copy: int) -> Batch:
+                batch = augment_points(batch, points, seed, epoch, copy)
+                return augment_views(batch, views, seed, epoch, copy)
+
+            for batch in self._load(drawn, self._draw_views(drawn, seed, epoch)):
+                yield self._copy(batch, change)
 
         return batches
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """This process's share of all shapes, unaugmented."""
-        for index in move_batches(evaluation_batches(self.members, batch_size), self.device):
-            yield self.take(index)
+        """This process's share of all shapes, all views, unaugmented."""
+        for batch in self._load(evaluation_batches(self.members, batch_size)):
+            yield self._copy(batch)
+
+    def take(self, index: Tensor) -> Batch:
+        """The batch of these members, (B,) int64 indices into the split, unaugmented."""
+        return self._copy(next(self._load([index.cpu()])))
+
+    def _draw_views(self, drawn: Tensor, seed: int, epoch: int) -> Tensor | None:
+        """Random views of each shape, anew in every epoch: (steps, B, n), places in ``views``."""
+        if self._random_views is None:
+            return None
+        keys = sample_keys(seed, epoch, drawn.flatten())
+        order = uniform(keys, len(self.views), stream=9).argsort(dim=1)
+        return order[:, : self._random_views].view(*drawn.shape, -1)
+
+    def _keep(self, readers: Sequence[Reader]) -> Resident:
+        split, workers = self.split, self.data.workers
+        return Resident(readers, self.members, len(split), self.device, workers, split.name)
+
+    @cached_property
+    def _stores(self) -> list[Resident | Streamed]:
+        """Where the fields come from; images are decoded when the first batch is asked for."""
+        count, kept = len(self.members), sum(store.nbytes for store in self._kept)
+        cache = self.data.cache_on_device
+        stay, come = divide(self._images, count, self.device, cache, kept)
+        stores = [*self._kept, *([self._keep(stay)] if stay else [])]
+        if come := [*self._to_stream, *come]:
+            stores.append(Streamed(come, count, self.device, self.data.workers))
+        return stores
+
+    def _load(self, batches: Sequence[Tensor], views: Tensor | None = None) -> Iterator[Batch]:
+        """The batches of these shapes, (B,) each, with these of their views, (B, n), or all."""
+        indices = move_batches(batches, self.device)
+        chosen = [None] * len(batches) if views is None else views.to(self.device)
+        found = [store.batches(batches, views) for store in self._stores]
+        for index, columns, *parts in zip(indices, chosen, *found, strict=True):
+            batch = {"index": index, "label": self._labels[index]}
+            for part in parts:
+                batch |= part
+            yield self._unpack(batch, columns)
+
+    def _unpack(self, batch: Batch, columns: Tensor | None) -> Batch:
+        """From the forms in which fields are kept to those of the head of this file."""
+        for name, stored in batch.items():
+            if name in ("parts", "part_images"):
+                rows = batch["label"].view(-1, *[1] * (stored.ndim - 1))
+                batch[name] = self._part_table[rows, stored.long()]
+            elif name == "visibility":
+                seen = unpack_bits(stored, len(self.views))
+                if columns is not None:
+                    seen = seen.gather(2, columns.unsqueeze(1).expand(-1, seen.shape[1], -1))
+                batch[name] = seen
+            elif stored.dtype == torch.float16:
+                batch[name] = stored.float()
+        return batch
+
+    def _copy(self, batch: Batch, change: Callable[[Batch, int], Batch] | None = None) -> Batch:
+        """The fields that were asked for, those of each copy changed together."""
+        result = {name: batch[name] for name in ALWAYS}
+        for copy, names in self._copies.items():
+            part = {base: batch[base] for base in (*ALWAYS, *names)}
+            part = change(part, copy) if change else part
+            result |= {name: part[base] for base, name in names.items()}
+        return result
+
+
+def sort_copies(fields: Set[str]) -> dict[int, dict[str, str]]:
+    """Copy -> fields of it: the name without the copy's number -> the one that was asked for.
+
+    Raises:
+        ConfigError: a copy of what does not change.
+    """
+    copies: dict[int, dict[str, str]] = {}
+    for name in sorted(fields):
+        base, copy = split_copy(name)
+        if copy and base not in CHANGED:
+            raise ConfigError(
+                f"{name} was asked for, and only what changes at random has copies: "
+                f"{', '.join(CHANGED)}"
+            )
+        copies.setdefault(copy, {})[base] = name
+    return copies
 
 
 def unpack_bits(packed: Tensor, count: int) -> Tensor:
@@ -147,170 +265,3 @@ def unpack_bits(packed: Tensor, count: int) -> Tensor:
     shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
     bits = (packed.unsqueeze(-1) >> shifts) & 1
     return bits.flatten(-2)[..., :count].bool()
-
-
-class ViewSet:
-    """The views of some shapes, all of them on the training device or decoded as they are needed.
-
-    Args:
-        subset: the shapes to use.
-        size: side in pixels to resize to, None to keep the stored size.
-        workers: processes that decode; None: one per core; 0: none beside this one.
-        resident: decode once and keep all on the device; ``auto``: if they fit well, see
-            :func:`data.views.fits`. The batches are the same.
-        fields: what batches must hold beside ``views``.
-
-    Raises:
-        ConfigError: a field that is not here.
-        DataError: label images asked for and the set has none.
-    """
-
-    def __init__(
-        self,
-        subset: Subset,
-        device: torch.device,
-        size: int | None = None,
-        workers: int | None = None,
-        resident: Literal["auto"] | bool = "auto",
-        fields: Sequence[str] = (),
-    ):
-        split = subset.split
-        self.members = subset.members
-        self.num_views = split.num_views
-        self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64)).to(device)
-        self.part_table = torch.from_numpy(split.part_numbers.table).to(device)
-        self.reader = ViewReader(split, size, fields)
-        self.workers = workers
-        self.resident = resident
-        self.device = device
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    @cached_property
-    def _store(self) -> ResidentViews | DecodedViews:
-        """Where the images come from; made when the first are asked for."""
-        resident = self.resident
-        if resident == "auto":
-            resident = fits(self.reader, len(self.members), self.device)
-        store = ResidentViews if resident else DecodedViews
-        return store(self.reader, self.members, self.workers, self.device)
-
-    def _load(
-        self, batches: Sequence[Tensor], views: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
-        """The batches of these shapes, (B,) each, with these of their views, (B, n), or all."""
-        images = self._store.batches(batches, views)
-        for index, found in zip(move_batches(batches, self.device), images, strict=True):
-            batch = {"index": index, "label": self.labels[index], **found}
-            if "part_images" in batch:
-                rows = batch["label"].view(-1, 1, 1, 1)
-                batch["part_images"] = self.part_table[rows, batch["part_images"].long()]
-            yield batch
-
-    def training(
-        self,
-        batch_size: int,
-        augmentation: ViewAugmentation,
-        seed: int,
-        views_per_shape: int | None = None,
-        balanced: bool = False,
-    ) -> Callable[[int], Iterator[Batch]]:
-        """Shuffled, augmented batches of this process as a function of the epoch.
-
-        Args:
-            views_per_shape: so many different views of each shape, drawn anew every epoch; None
-                for all.
-            balanced: classes come evenly, whatever their numbers of shapes.
-
-        Raises:
-            ConfigError: more views than there are.
-        """
-        if views_per_shape is not None and views_per_shape > self.num_views:
-            raise ConfigError(
-                f"data.views={views_per_shape}, and the set has {self.num_views} views per shape"
-            )
-        labels = self.labels.numpy(force=True) if balanced else None
-
-        def batches(epoch: int) -> Iterator[Batch]:
-            drawn = training_batches(self.members, batch_size, seed, epoch, labels)
-            views = None
-            if views_per_shape is not None:
-                keys = sample_keys(seed, epoch, drawn.flatten())
-                order = uniform(keys, self.num_views, stream=9).argsort(dim=1)
-                views = order[:, :views_per_shape].view(*drawn.shape, -1)
-            for batch in self._load(drawn, views):
-                yield augment_views(batch, augmentation, seed, epoch)
-
-        return batches
-
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """This process's share of all shapes, all views, unaugmented."""
-        yield from self._load(evaluation_batches(self.members, batch_size))
-
-
-# TEMPORARY SHIM
-class ShapeSet:
-    def __init__(self, subset, fields, data, device, targets=None, seed=0):
-        from types import SimpleNamespace as NS
-
-        from utils.fields import Field
-        from utils.settings import TargetSettings
-
-        fields = set(fields)
-        self.cameras, self.bank, self.data = {}, None, data
-        if "points" in fields:
-            t = targets or TargetSettings()
-            from data.targets import load_targets
-
-            old = NS(
-                bank=t.bank,
-                views=t.views,
-                visibility=t.visibility,
-                shuffle_codes=t.shuffle == "all",
-            )
-            tt = load_targets(subset.split, data.points, list(fields), old, seed)
-            self.bank = tt.bank
-            self.set = PointSet(subset, data.points, device, list(fields), tt)
-            self.views = False
-            self.fields = {
-                "points": Field((data.points, 3)),
-                "label": Field(()),
-                "index": Field(()),
-                "parts": Field((data.points,)),
-            }
-            if tt.visibility is not None:
-                self.fields["visibility"] = Field((data.points, tt.num_views))
-            if tt.view_codes is not None:
-                self.fields["view_codes"] = Field(tt.view_codes.shape[1:], False)
-            if tt.codes is not None:
-                self.fields["codes"] = Field(tt.codes.shape[1:], False)
-        else:
-            self.set = ViewSet(
-                subset,
-                device,
-                data.size,
-                data.workers,
-                data.cache_on_device,
-                [f for f in fields if f != "views"],
-            )
-            self.views = True
-            self.fields = {
-                "views": Field((12, 1, 32, 32)),
-                "label": Field(()),
-                "index": Field(()),
-                "part_images": Field((12, 32, 32)),
-            }
-
-    def __len__(self):
-        return len(self.set)
-
-    def training(self, batch_size, seed, points, views):
-        if self.views:
-            return self.set.training(
-                batch_size, views, seed, self.data.views, self.data.class_balanced
-            )
-        return self.set.training(batch_size, points, seed)
-
-    def evaluation(self, n):
-        return self.set.evaluation(n)

@@ -23,10 +23,12 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def sample_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """One int64 key a sample, (B,), from the sample's index in its split."""
+def sample_keys(seed: int, epoch: int, index: Tensor, copy: int = 0) -> Tensor:
+    """One int64 key a sample, (B,), from the sample's index in its split; every ``copy`` of a
+    sample in a batch has keys of its own."""
     keys = torch.full_like(index, seed)
-    return _mix(_mix(_mix(keys) ^ epoch) ^ index)
+    keys = _mix(_mix(_mix(keys) ^ epoch) ^ index)
+    return keys if copy == 0 else _mix(_mix(keys) ^ copy)
 
 
 def uniform(keys: Tensor, draws: int, stream: int) -> Tensor:
@@ -37,3 +39,13 @@ def uniform(keys: Tensor, draws: int, stream: int) -> Tensor:
     counter = torch.arange(draws, device=keys.device, dtype=torch.int64)
     bits = _mix(_mix(keys + stream).unsqueeze(1) ^ counter)
     return ((bits >> 40) & (2**24 - 1)).to(torch.float32) * 2.0**-24
+
+
+def normal(keys: Tensor, draws: int, stream: int) -> Tensor:
+    """Standard normal numbers, (B, draws) float32, no farther out than 5.8 (Box and Muller)."""
+    pairs = -(-draws // 2)
+    unit = uniform(keys, 2 * pairs, stream)
+    radius = (-2 * torch.log1p(-unit[:, :pairs])).sqrt()
+    angle = 2 * torch.pi * unit[:, pairs:]
+    both = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return both[:, :draws]

@@ -43,6 +43,7 @@ FORMAT = "multiview-distillation split"
 VERSION = 1
 FRAME = "right-handed, z up, bounding box centred, scaled into the unit sphere"
 SPLITS = ("train", "test")
+DENSE = 2  # times as many rows in one read cost less than reads of their own
 
 DATASETS = (
     "ids",
@@ -77,7 +78,42 @@ def decode_png(stream: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(stream)))
 
 
-class PreparedSplit:
+def read_rows(
+    dataset: h5py.Dataset, rows: np.ndarray | None, count: int | None = None
+) -> np.ndarray:
+    """Entries ``rows`` (R,) of the first axis, in that order and as often; None: all.
+
+    ``count``: of the second axis, only the first so many.
+    """
+    rest = () if count is None else (slice(count),)
+    if rows is None:
+        return dataset[(slice(None), *rest)]
+    low, high = int(rows.min()), int(rows.max()) + 1
+    if high - low <= DENSE * len(rows):
+        return dataset[(slice(low, high), *rest)][rows - low]
+    return np.stack([dataset[(row, *rest)] for row in rows.tolist()])
+
+
+class OpenedPerProcess:
+    """An HDF5 file that every process opens for itself, on first use: HDF5 gives no promise for a
+    handle that came through a fork, and none for one that is pickled."""
+
+    path: Path
+    _handle: h5py.File | None = None
+    _owner = 0
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._handle is None or self._owner != os.getpid():
+            self._handle = h5py.File(self.path, "r")
+            self._owner = os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+
+class PreparedSplit(OpenedPerProcess):
     """A prepared split on disk; small fields are read at once, arrays when asked for.
 
     The file is opened once per process, on first use, so an instance may be handed to the worker
@@ -110,8 +146,6 @@ class PreparedSplit:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._handle: h5py.File | None = None
-        self._owner = 0
         if not self.path.is_file():
             raise DataError(f"no prepared split at {path}; make it with python -m data.prepare")
         try:
@@ -189,32 +223,24 @@ class PreparedSplit:
         if shapes == 0 or self.labels.min() < 0 or self.labels.max() >= classes:
             raise DataError(f"{self.path}: no shapes, or labels outside the {classes} classes")
 
-    @property
-    def _file(self) -> h5py.File:
-        # HDF5 gives no promise for a handle that came through a fork: open anew.
-        if self._handle is None or self._owner != os.getpid():
-            self._handle = h5py.File(self.path, "r")
-            self._owner = os.getpid()
-        return self._handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
-
     def __len__(self) -> int:
         return len(self.ids)
 
-    def points(self) -> np.ndarray:
-        """All clouds, (S, P, 3) float32.
+    # In what follows ``rows`` (R,) are the shapes to read, None for all S, and ``count`` limits the
+    # points, P of them, to the first of the stored order.
+
+    def points(self, rows: np.ndarray | None = None, count: int | None = None) -> np.ndarray:
+        """Clouds, (R, P, 3) float32.
 
         Raises:
             DataError: values that are not finite.
         """
-        points = self._file["points"][()]
+        points = read_rows(self._file["points"], rows, count)
         broken = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
         if len(broken):
             raise DataError(
-                f"{self.path}: {self.ids[broken[0]]} has points that are not finite; prepare the "
-                "set again with --overwrite"
+                f"{self.path}: {self._id_of(rows, broken[0])} has points that are not finite; "
+                "prepare the set again with --overwrite"
             )
         return points
 
@@ -222,31 +248,38 @@ class PreparedSplit:
         """Unit normals of the faces under the points, (S, P, 3) float16, of either sign."""
         return self._file["normals"][()]
 
-    def visibility(self) -> np.ndarray:
-        """(S, P, ceil(V/8)) uint8; :func:`data.rendering.cameras.unpack_visibility` opens it."""
-        return self._file["visibility"][()]
+    def visibility(self, rows: np.ndarray | None = None, count: int | None = None) -> np.ndarray:
+        """(R, P, ceil(V/8)) uint8; :func:`data.rendering.cameras.unpack_visibility` opens it."""
+        return read_rows(self._file["visibility"], rows, count)
 
-    def parts(self) -> np.ndarray:
-        """Stored part numbers of the points, (S, P) uint8.
+    def parts(self, rows: np.ndarray | None = None, count: int | None = None) -> np.ndarray:
+        """Stored part numbers of the points, (R, P) uint8.
 
         Raises:
             DataError: the set has no part labels, or holds numbers that its classes do not have.
         """
+        self.check_parts()
+        parts = read_rows(self._file["parts"], rows, count)
+        labels = self.labels if rows is None else self.labels[rows]
+        counts = np.array([end - begin for begin, end in self.part_ranges])[labels]  # (R,)
+        wrong = ((parts >= counts[:, None]) & (parts != UNLABELLED)).any(axis=1)
+        if wrong.any():
+            raise DataError(
+                f"{self.path}: {self._id_of(rows, wrong.argmax())} has part numbers that its class "
+                "does not have; prepare the set again with --overwrite"
+            )
+        return parts
+
+    def check_parts(self) -> None:
+        """Raise DataError if the points have no part labels."""
         if not self.part_names:
             raise DataError(
                 f"{self.path} has no part labels: its meshes had no files of labels beside them, "
                 "see data/README.md"
             )
-        parts = self._file["parts"][()]
-        counts = np.array([end - begin for begin, end in self.part_ranges])[self.labels]  # (S,)
-        wrong = ((parts >= counts[:, None]) & (parts != UNLABELLED)).any(axis=1)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise DataError(
-                f"{self.path}: {self.ids[row]} has part numbers that its class does not have; "
-                "prepare the set again with --overwrite"
-            )
-        return parts
+
+    def _id_of(self, rows: np.ndarray | None, place: int) -> str:
+        return self.ids[place if rows is None else rows[place]]
 
     def global_parts(self) -> np.ndarray:
         """Part numbers of the points over all classes, (S, P) int16, -1 without a label.

@@ -1,12 +1,13 @@
-"""The targets of a student: which views see its points, and the teacher's codes.
+"""What a student is taught with: which views see its points, and what a bank says of every shape.
 
-Views of a bank and rows of visibility belong together: whatever is left out or exchanged here is so
-for both. The alternatives to the stored visibility and to all views are those of an ablation.
+Views of a bank and rows of visibility belong together: whatever is left out here is left out of
+both. The alternatives to the stored visibility, to all views and to a shape's own row of the bank
+are those of ablations and controls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,62 +16,12 @@ import numpy as np
 from data.bank import Bank
 from data.rendering.cameras import Cameras, pack_visibility, unpack_visibility
 from data.storage import PreparedSplit
-from utils.errors import ConfigError
+from data.stores import Reader
+from utils.config import did_you_mean
+from utils.errors import ConfigError, DataError
 from utils.settings import TargetSettings
 
-FIELDS = ("visibility", "view_codes", "codes")  # of a batch, which come from here
 CHUNK = 256  # shapes whose visibility is unpacked at a time
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Arrays over the S shapes of a split, V views; None where no batch field asks for them.
-
-    ``visibility`` (S, N, ceil(V/8)) uint8, packed as in ``data.storage``; ``view_codes`` (S, V, D)
-    and ``codes`` (S, D) float16.
-    """
-
-    num_views: int = 0
-    visibility: np.ndarray | None = None
-    view_codes: np.ndarray | None = None
-    codes: np.ndarray | None = None
-    bank: Bank | None = None
-
-
-def load_targets(
-    split: PreparedSplit, points: int, fields: Sequence[str], settings: TargetSettings, seed: int
-) -> Targets:
-    """Read what ``fields`` name for the first ``points`` points of every shape.
-
-    Args:
-        seed: of the random visibility and of the exchange of codes between shapes.
-
-    Raises:
-        ConfigError: codes asked for without a bank, or more views than there are.
-        DataError: the bank is unreadable or belongs to other data.
-    """
-    if not set(fields) & set(FIELDS):
-        return Targets()
-    views = choose_views(split.num_views, settings.views)
-    visibility = view_codes = codes = bank = None
-    if "visibility" in fields:
-        visibility = _find_visibility(split, points, views, settings.visibility, seed)
-    if {"view_codes", "codes"} & set(fields):
-        if settings.bank is None:
-            raise ConfigError(
-                "distillation needs the teacher's codes: give targets.bank=FILE of "
-                "export_teacher.py, or train the baseline with terms.alignment.weight=0"
-            )
-        bank = Bank(settings.bank)
-        bank.check(split)
-        rows = np.arange(len(split.ids))
-        if settings.shuffle_codes:
-            rows = _derangement(len(rows), seed)
-        if "view_codes" in fields:
-            view_codes = bank.view_codes(split.ids)[rows][:, views]
-        if "codes" in fields:
-            codes = bank.codes(split.ids)[rows]
-    return Targets(len(views), visibility, view_codes, codes, bank)
 
 
 def choose_views(total: int, count: int | None) -> np.ndarray:
@@ -85,16 +36,30 @@ def choose_views(total: int, count: int | None) -> np.ndarray:
     return np.arange(count) * total // count
 
 
+def visibility_reader(
+    split: PreparedSplit, points: int, views: np.ndarray, source: str, seed: int
+) -> Reader:
+    """``visibility`` (N, ceil(V/8)) uint8 of the first ``points`` points in ``views`` (V,), packed.
+
+    That of all views as stored is read when it is needed; any other is computed here, for the whole
+    split. ``seed``: of the random one.
+    """
+    if source == "stored" and len(views) == split.num_views:
+        read = partial(split.visibility, count=points)
+    else:
+        read = _find_visibility(split, points, views, source, seed).__getitem__
+    return Reader("visibility", (points, -(-len(views) // 8)), np.dtype(np.uint8), read)
+
+
 def _find_visibility(
     split: PreparedSplit, points: int, views: np.ndarray, source: str, seed: int
 ) -> np.ndarray:
     """Packed visibility (S, points, ceil(len(views)/8)) of the chosen views."""
-    stored = split.visibility()
-    clouds = split.points()[:, :points] if source == "hpr" else None
     cameras = Cameras(split.intrinsics[views], split.extrinsics[views], split.image_size)
     chunks = []
-    for begin in range(0, len(stored), CHUNK):
-        seen = unpack_visibility(stored[begin : begin + CHUNK, :points], split.num_views)
+    for begin in range(0, len(split), CHUNK):
+        rows = np.arange(begin, min(begin + CHUNK, len(split)))
+        seen = unpack_visibility(split.visibility(rows, points), split.num_views)
         seen = seen[..., views]  # (S', N, V)
         if source == "all":
             seen = np.ones_like(seen)
@@ -104,7 +69,7 @@ def _find_visibility(
             from data.rendering import hidden_points  # SciPy takes half a second
 
             see = partial(hidden_points.hidden_point_removal, centres=cameras.centres)
-            seen = np.stack([see(cloud) for cloud in clouds[begin : begin + CHUNK]])
+            seen = np.stack([see(cloud) for cloud in split.points(rows, points)])
         chunks.append(pack_visibility(seen))
     return np.concatenate(chunks)
 
@@ -114,9 +79,98 @@ def _shuffle_rows(seen: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return generator.permuted(seen, axis=1)
 
 
-def _derangement(count: int, seed: int) -> np.ndarray:
-    """A permutation without fixed points: one random cycle."""
-    cycle = np.random.default_rng([seed, 0xC0DE]).permutation(count)
-    permutation = np.empty(count, dtype=np.int64)
-    permutation[cycle] = np.roll(cycle, 1)
-    return permutation
+def open_bank(
+    split: PreparedSplit, settings: TargetSettings, fields: Iterable[str], known: Sequence[str]
+) -> Bank:
+    """The bank that holds ``fields`` of the shapes of a split.
+
+    Args:
+        known: what batches may hold without a bank, for the message.
+
+    Raises:
+        ConfigError: no bank is given, or it has no such arrays.
+        DataError: it is unreadable or belongs to other data.
+    """
+    names = ", ".join(sorted(fields))
+    given = f"the prepared set gives {', '.join(known)}"
+    if settings.bank is None:
+        raise ConfigError(
+            f"batches with {names} were asked for, and {given}. What a teacher says is in its "
+            "bank: give targets.bank=FILE of export_teacher.py, or train the baseline, which reads "
+            "no teacher"
+        )
+    bank = Bank(settings.bank)
+    absent = sorted(set(fields) - set(bank.names))
+    if absent:
+        raise ConfigError(
+            f"batches with {absent[0]!r} were asked for, and {given}, the bank {settings.bank} "
+            f"{', '.join(bank.names)}{did_you_mean(absent[0], [*known, *bank.names])}"
+        )
+    bank.check(split)
+    return bank
+
+
+def bank_readers(
+    split: PreparedSplit,
+    bank: Bank,
+    names: Iterable[str],
+    views: np.ndarray,
+    shuffle: str,
+    seed: int,
+) -> list[Reader]:
+    """Arrays of a bank, row by row those of the shapes of a split or, by ``targets.shuffle``, of
+    others; of arrays over views, ``view_*``, those of ``views``.
+
+    Raises:
+        DataError: a shape that is to have the row of another has no other.
+    """
+    rows = bank.locate(split.ids)
+    if shuffle != "none":
+        rows = rows[exchange(split, shuffle == "class", seed)]
+    readers = []
+    for name in names:
+        shape, by_view = tuple(bank.shape(name)), name.startswith("view_")
+        chosen = None
+        if by_view and len(views) < split.num_views:
+            chosen, shape = views, (len(views), *shape[1:])
+        source = BankRows(bank, name, rows, chosen)
+        readers.append(Reader(name, shape, np.dtype(bank.dtype(name)), source, by_view))
+    return readers
+
+
+@dataclass(frozen=True)
+class BankRows:
+    """An array of a bank by shapes of a split; ``rows`` (S,): where each has its row."""
+
+    bank: Bank
+    name: str
+    rows: np.ndarray
+    views: np.ndarray | None
+
+    def __call__(self, index: np.ndarray) -> np.ndarray:
+        return self.bank.read(self.name, self.rows[index], self.views)
+
+
+def exchange(split: PreparedSplit, within_class: bool, seed: int) -> np.ndarray:
+    """For every shape (S,) another one, random: the shapes go round in a cycle, or those of each
+    class in one of their own.
+
+    Raises:
+        DataError: a shape is alone.
+    """
+    groups = split.labels if within_class else np.zeros_like(split.labels)
+    order = np.random.default_rng([seed, 0xC0DE]).permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]  # group after group
+    found, begins, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    if counts.min() == 1:
+        lonely = found[counts.argmin()]
+        what = f"class {split.class_names[lonely]} of {split.name}" if within_class else split.name
+        raise DataError(
+            f"targets.shuffle={'class' if within_class else 'all'}: {what} has a single shape in "
+            f"{split.split}, and no other to take the codes of"
+        )
+    before = np.roll(order, 1)
+    before[begins] = order[begins + counts - 1]
+    others = np.empty_like(order)
+    others[order] = before
+    return others

@@ -51,8 +51,9 @@ class StudentOutput:
 class TeacherOutput:
     """What a multi-view teacher returns for a batch of shapes seen from V views each.
 
-    ``view_codes`` (B, V, D) and ``code`` (B, D). PointMCD's teachers have D = 512 and codes that
-    end in a ReLU or are means of what does: they are not negative.
+    ``view_codes`` (B, V, D) and ``code`` (B, D): of trained teachers 512 channels that end in a
+    ReLU or are means of what does, so they are not negative; of a frozen network its own channels,
+    of any number and sign.
     Classification: ``view_logits`` (B, V, K) and ``logits`` (B, K) from one shared classifier.
     Segmentation: ``view_logits`` and ``logits`` are the same (B, V, K + 1, H, W), for every pixel
     over the parts of all categories and the background, which comes last.
@@ -69,3 +70,13 @@ class TeacherOutput:
     def global_feature(self) -> Tensor:
         """The code, by the name that students have for what describes a whole shape."""
         return self.code
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What a bank keeps, under the names that it has there: all but the images."""
+        held = {
+            "view_codes": self.view_codes,
+            "codes": self.code,
+            "view_logits": self.view_logits,
+            "logits": self.logits,
+        }
+        return {name: value for name, value in held.items() if value is not None}

@@ -58,7 +58,7 @@ def choose(rows: DataFrame, data: str, model: str, epochs: int | None) -> float:
 
 
 def task_weight(recipe: str) -> float:
-    """The number behind ``task`` in a recipe such as ``task 0.1 distill 1; sgd 0.1, batch 64``."""
+    """The number behind ``task`` in a recipe such as ``transform 0.001 task 0.1; sgd 0.1``."""
     weights = recipe.partition(";")[0].split()
     return float(weights[weights.index("task") + 1])
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from data.datasets import PointSet, Subset
+from data.datasets import ShapeSet, Subset
 from data.rendering.cameras import unpack_visibility
 from data.storage import PreparedSplit, open_split
 from models.loading import build_model
@@ -20,6 +20,7 @@ from utils.checkpoint import read_model
 from utils.engine import predict
 from utils.errors import DataError, run_main
 from utils.pictures import save_figure, scatter_cloud
+from utils.settings import PointDataSettings
 from utils.tasks import require_labels
 
 VIEWS = (0, 3, 6)  # of those shown, the first colours the cloud
@@ -55,7 +56,9 @@ def answer(content: dict, name: str, split: PreparedSplit) -> np.ndarray:
     """Class probabilities (S, K) of one student on every shape of a split."""
     student = build_model(content, name)
     subset = Subset(split, np.arange(len(split.ids)))
-    shapes = PointSet(subset, content["config"]["data"]["points"], torch.device("cpu"))
+    data = content["config"]["data"]
+    settings = PointDataSettings(name=data["name"], points=data["points"])
+    shapes = ShapeSet(subset, {"points"}, settings, torch.device("cpu"))
     return predict(
         student,
         shapes.evaluation(64),

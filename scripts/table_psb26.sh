@@ -8,6 +8,8 @@
 #   EPOCHS=30              of all students; other numbers make rows of their own
 #   JOBS=2                 runs side by side, one CPU thread each; JOBS=1 on a GPU
 #   CONTROLS="0"           seeds of PointNet with the codes of other shapes (control); "" for none
+#   TIMM=NAME              a frozen network of timm as another teacher of PointNet, for SEEDS, with
+#                          TIMM_WEIGHTS=FILE (default: timm's release, downloaded)
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
 #   LOGS=FOLDER            where the output of the runs goes, expt/logs
@@ -24,12 +26,21 @@ source scripts/table_functions.sh
 source scripts/teacher_psb26.sh
 
 teacher_psb26
+if [ -n "${TIMM:-}" ]; then
+    TIMM_BANK=expt/teacher/PSB26_timm_$TIMM.h5
+    run $PYTHON export_teacher.py --timm "$TIMM" --data PSB26 --output "$TIMM_BANK" \
+        ${TIMM_WEIGHTS:+--weights "$TIMM_WEIGHTS"}
+fi
 choose_weights
 {
     compare_jobs
     for seed in $CONTROLS; do
         student_job "PSB26_pointnet_shuffled_s$seed$SUFFIX" pointnet test \
             targets.bank="$BANK" targets.shuffle=all train.seed="$seed"
+    done
+    for seed in ${TIMM:+$SEEDS}; do
+        student_job "PSB26_pointnet_${TIMM}_s$seed$SUFFIX" pointnet test \
+            targets.bank="$TIMM_BANK" train.seed="$seed"
     done
 } | run_jobs
 

@@ -160,6 +160,8 @@ def test_resolved_settings_read_back_alike(tmp_path):
         (["train.epochs=2.5"], r"train.epochs=2.5"),
         (["train.epochs=0"], r"train.epochs=0.*greater than 0"),
         (["optim.name=sdg"], r"optim.name='sdg'"),
+        (["optim.warmup_epochs=-1"], r"optim.warmup_epochs=-1"),
+        (["optim.warmup_epochs=9", "train.epochs=9"], r"warmup_epochs=9 leaves nothing of train.e"),
         (["=3"], r"cannot read the override"),
         (["data.name.x=3"], r"'name' is a value"),
         (["train=3"], r"train"),

@@ -82,8 +82,11 @@ def test_files_of_another_kind(workshop, refused, distilled, tmp_path):
         file["view_codes"][0, 0, 0] = np.nan
     arguments = workshop.student_arguments("x", f"targets.bank={broken}")
     assert "not finite" in refused(train_student.main, arguments, 3)
-    with h5py.File(broken, "r+") as file:
+    newer = tmp_path / "newer.h5"
+    shutil.copy(workshop.bank, newer)
+    with h5py.File(newer, "r+") as file:
         file.attrs["version"] = 99
+    arguments = workshop.student_arguments("x", f"targets.bank={newer}")
     assert "version 99" in refused(train_student.main, arguments, 3)
     content = checkpoint.read_model(workshop.teacher)
     content["model"]["classifier.weight"][0, 0] = np.nan

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from helpers import make_objective
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from models.encoders.curvenet_blocks import PositionEdges, Surroundings
@@ -109,7 +110,7 @@ def take_step(name: str, share: slice, sync_norm: bool = True) -> dict[str, torc
     if sync_norm:
         synchronise_norms(objective)
     optim, train = OptimSettings(lr=1e-6), TrainSettings(sync_norm=sync_norm)
-    optimizer = build_optimizer(optim, objective.parameters())
+    optimizer = build_optimizer(optim, objective)
     step = build_step(objective, optimizer, optim, train, CPU)
     output = step({key: value[share] for key, value in make_batch(name).items()})
     found = {f"gradient {key}": p.grad for key, p in objective.named_parameters()}
@@ -189,11 +190,18 @@ def test_one_process_keeps_its_norms():
     assert not any(isinstance(module, GlobalBatchNorm) for module in objective.modules())
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 5)])
-def test_norms_are_exchanged_in_place_and_compute_the_same(monkeypatch, shape):
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (nn.BatchNorm1d, (6, 3)),
+        (nn.BatchNorm1d, (6, 3, 4)),
+        (nn.BatchNorm2d, (6, 3, 4, 5)),
+        (functools.partial(BatchNormAct2d, act_layer=nn.SiLU), (6, 3, 4, 5)),
+    ],
+)
+def test_norms_are_exchanged_in_place_and_compute_the_same(monkeypatch, kind, shape):
     """Joined with the moments of another process that has the same rows, nothing changes."""
     torch.manual_seed(0)
-    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
     plain = nn.Sequential(nn.Identity(), nn.Sequential(kind(3)))
     nn.init.normal_(plain[1][0].weight)
     nn.init.normal_(plain[1][0].bias)

@@ -15,7 +15,7 @@ import trimesh
 from conftest import ROOT, slow_if
 
 from data.batches import training_batches
-from data.datasets import PointSet, Subset, ViewSet
+from data.datasets import ShapeSet, Subset
 from data.geometry.meshes import label_file, load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from data.prepare.__main__ import parse, prepare
@@ -25,10 +25,16 @@ from data.show import draw_shape
 from data.sources.folders import find_files
 from data.storage import PreparedSplit, open_split
 from utils.errors import ConfigError, DataError
-from utils.settings import PointAugmentation, ViewAugmentation
+from utils.settings import DataSettings, PointAugmentation, PointDataSettings, ViewAugmentation
 
 CPU = torch.device("cpu")
+STILL = PointAugmentation()
 SMALL = ["--points", "256", "--image-size", "48", "--workers", "1", "--recipe", "dual16"]
+
+
+def view_set(subset, **settings):
+    """Views with their label images."""
+    return ShapeSet(subset, {"views", "part_images"}, DataSettings(name="Set", **settings), CPU)
 
 
 def write_text_labels(mesh, faces_of):
@@ -230,7 +236,7 @@ def test_sets_of_before_label_images_stay_readable(shapes, tmp_path):
         split.part_images(0)
     subset = Subset(split, np.arange(4))
     with pytest.raises(DataError, match="no label images"):
-        ViewSet(subset, CPU, fields=["part_images"])
+        ShapeSet(subset, {"part_images"}, DataSettings(name="Set"), CPU)
     draw_shape(split, 0, 0)
 
 
@@ -264,7 +270,8 @@ def test_damaged_part_labels_are_named(shapes, tmp_path):
 
 def test_clouds_come_with_global_parts(shapes):
     whole = Subset(shapes, np.arange(len(shapes)))
-    batch = PointSet(whole, 128, CPU, ["parts"]).take(torch.arange(len(shapes)))
+    clouds = ShapeSet(whole, {"points", "parts"}, PointDataSettings(name="Set", points=128), CPU)
+    batch = clouds.take(torch.arange(len(shapes)))
     begin, end = np.array(shapes.part_ranges)[shapes.labels].T
     parts = batch["parts"].numpy()
     assert parts.dtype == np.int64
@@ -272,37 +279,33 @@ def test_clouds_come_with_global_parts(shapes):
     assert (parts < end[:, None]).all()
     assert shapes.num_parts == shapes.part_ranges[-1][1] == len(shapes.part_numbers.names)
     # Points that are dropped become the first point, part and all.
-    training = PointSet(whole, 128, CPU, ["parts"]).training(
-        8, PointAugmentation(dropout=0.9), seed=1
-    )
-    batch = next(training(0))
+    dropout = PointAugmentation(dropout=0.9)
+    batch = next(clouds.training(8, 1, dropout, ViewAugmentation())(0))
     dropped = (batch["points"] == batch["points"][:, :1]).all(dim=2)
     assert dropped.sum() > 8 * 20
     assert (batch["parts"] == batch["parts"][:, :1])[dropped].all()
 
 
 def test_label_images_are_resized_and_moved_with_their_views(shapes):
-    subset = Subset(shapes, np.arange(len(shapes)))
-    plain = next(ViewSet(subset, CPU, fields=["part_images"]).evaluation(4))
+    pictures = view_set(Subset(shapes, np.arange(len(shapes))))
+    plain = next(pictures.evaluation(4))
     assert plain["part_images"].dtype == torch.int64
     background = plain["part_images"] == shapes.num_parts
     assert torch.equal(background, (plain["views"] == 255).all(dim=2))
     first = plain["part_images"][0]
     assert set(first.unique().tolist()) <= {*range(*shapes.part_ranges[0]), shapes.num_parts}
 
-    smaller = next(ViewSet(subset, CPU, size=64, fields=["part_images"]).evaluation(4))
+    smaller = next(view_set(Subset(shapes, np.arange(4)), size=64).evaluation(4))
     assert smaller["part_images"].shape == (4, 16, 64, 64)
     assert (smaller["part_images"] == plain["part_images"][..., 1::2, 1::2]).float().mean() > 0.99
 
     moves = ViewAugmentation(flip=True, scale=(0.8, 1.25), shift=0.1)
-    batch = next(ViewSet(subset, CPU, fields=["part_images"]).training(8, moves, seed=3)(0))
+    batch = next(pictures.training(8, 3, STILL, moves)(0))
     seen = batch["part_images"] != shapes.num_parts
     assert ((batch["views"][:, :, 0] < 0.97) == seen).float().mean() > 0.97
     assert not torch.equal(seen, batch["views"][:, :, 0].flip(-1) < 0.97)
-    still = next(ViewSet(subset, CPU, fields=["part_images"]).training(8, ViewAugmentation(), 3)(0))
-    flipped = next(
-        ViewSet(subset, CPU, fields=["part_images"]).training(8, ViewAugmentation(flip=True), 3)(0)
-    )
+    still = next(pictures.training(8, 3, STILL, ViewAugmentation())(0))
+    flipped = next(pictures.training(8, 3, STILL, ViewAugmentation(flip=True))(0))
     turned = 0
     for before, after in zip(still["part_images"], flipped["part_images"], strict=True):
         mirrored = torch.equal(after, before.flip(-1))
@@ -312,7 +315,7 @@ def test_label_images_are_resized_and_moved_with_their_views(shapes):
 
 
 def test_unlabelled_pixels_are_ignored_and_classes_without_parts_too(balls):
-    batch = next(ViewSet(Subset(balls, np.arange(5)), CPU, fields=["part_images"]).evaluation(5))
+    batch = next(view_set(Subset(balls, np.arange(5))).evaluation(5))
     assert (batch["part_images"][[0, 4]] == -1).all()
     assert set(batch["part_images"][1].unique().tolist()) == {0, 1, 2}
 
@@ -323,8 +326,8 @@ def test_unlabelled_pixels_are_ignored_and_classes_without_parts_too(balls):
 )
 def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     subset = Subset(shapes, np.arange(len(shapes)))
-    views = ViewSet(subset, CPU, workers=workers, resident=resident, fields=["part_images"])
-    draw = views.training(8, ViewAugmentation(), seed=5, views_per_shape=3)
+    views = view_set(subset, workers=workers, cache_on_device=resident, views=3)
+    draw = views.training(8, 5, STILL, ViewAugmentation())
     epochs = [list(draw(epoch)) for epoch in (0, 0, 1)]
     used = set()
     for batch in epochs[0]:
@@ -348,9 +351,7 @@ def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     later = {int(i): v for b in epochs[2] for i, v in zip(b["index"], b["views"], strict=True)}
     assert sum(not torch.equal(earlier[i], later[i]) for i in earlier) > 0.9 * len(earlier)
     with pytest.raises(ConfigError, match=r"data.views=17.*16 views"):
-        views.training(8, ViewAugmentation(), 0, views_per_shape=17)
-    with pytest.raises(ConfigError, match="parts"):
-        ViewSet(subset, CPU, fields=["parts"])
+        view_set(subset, views=17)
 
 
 def test_balanced_classes_come_evenly(shapes):
@@ -366,7 +367,8 @@ def test_balanced_classes_come_evenly(shapes):
     assert not np.array_equal(other, drawn)
 
     uneven = Subset(shapes, np.array([0, 1, 2, 4, 6]))  # of classes 0, 0, 1, 2, 3
-    draw = ViewSet(uneven, CPU).training(4, ViewAugmentation(), 0, 1, balanced=True)
+    views = view_set(uneven, views=1, class_balanced=True)
+    draw = views.training(4, 0, STILL, ViewAugmentation())
     for epoch in range(4):
         (batch,) = draw(epoch)
         assert sorted(batch["label"].tolist()) == [0, 1, 2, 3]

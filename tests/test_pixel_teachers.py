@@ -14,8 +14,8 @@ from torch import nn
 
 import export_teacher
 import train_teacher
-from data.bank import PROVENANCE, Bank, write_bank
-from data.datasets import Subset, ViewSet
+from data.bank import Bank
+from data.datasets import ShapeSet, Subset
 from data.storage import open_split
 from models import load_model
 from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
@@ -23,6 +23,7 @@ from models.images.teachers import ATTENTION_VGG, CODE_SIZE, build_teacher, init
 from models.objective import wanted_fields
 from utils.checkpoint import read_model, save_model
 from utils.errors import ConfigError, DataError
+from utils.settings import DataSettings
 
 RELEASE = Path(__file__).resolve().parent.parent.parent / "shared" / "release_keys.json"
 TASKS = {
@@ -299,24 +300,6 @@ def test_a_backbone_is_handed_on(tmp_path):
         initialise_backbone(teacher, own | {"backbone": "resnet18"}, content, "source.pth")
 
 
-def test_a_bank_without_logits(tmp_path):
-    generator = np.random.default_rng(0)
-    ids = ["b/1", "a/2", "c/3"]
-    arrays = {"view_codes": generator.random((3, 4, 6)), "codes": generator.random((3, 6))}
-    provenance = dict.fromkeys(PROVENANCE, "some") | {"data_hash": {"train": "some"}}
-    write_bank(tmp_path / "bank.h5", ids, arrays, provenance)
-    bank = Bank(tmp_path / "bank.h5")
-    assert set(bank.arrays) == {"view_codes", "codes"}
-    expected = arrays["codes"].astype(np.float16)
-    assert np.array_equal(bank.codes(["c/3", "b/1"]), expected[[2, 0]])
-    logits = {"view_logits": np.ones((3, 4, 2)), "logits": np.ones((3, 2))}
-    write_bank(tmp_path / "whole.h5", ids, arrays | logits, provenance)
-    assert set(Bank(tmp_path / "whole.h5").arrays) == {"view_codes", "codes", *logits}
-    with pytest.raises(DataError, match="codes of the teacher are not finite"):
-        write_bank(tmp_path / "no.h5", ids, arrays | {"codes": np.full((3, 6), np.inf)}, provenance)
-    assert not (tmp_path / "no.h5").exists()
-
-
 @pytest.mark.slow
 def test_from_pixels_to_a_bank(workshop, pixel_teachers, tmp_path):
     """The autoencoder gives the segmentation teacher its backbone; both export codes."""
@@ -335,13 +318,15 @@ def test_from_pixels_to_a_bank(workshop, pixel_teachers, tmp_path):
         bank_path = tmp_path / f"{path.stem}.h5"
         export_teacher.main([str(path), "--output", str(bank_path), "--device", "cpu"])
         bank, teacher = Bank(bank_path), load_model(path)
-        assert set(bank.arrays) == {"view_codes", "codes"}
+        assert bank.names == ["codes", "view_codes"]
         bank.check(split)
-        shape = ViewSet(Subset(split, np.array([5])), torch.device("cpu"), 16)
+        data = DataSettings(name="Tiny", size=16)
+        shape = ShapeSet(Subset(split, np.array([5])), {"views"}, data, torch.device("cpu"))
         out = teacher(next(shape.evaluation(1))["views"])
-        codes = bank.view_codes([split.ids[5]])
+        row = bank.locate([split.ids[5]])
+        codes = bank.read("view_codes", row)
         np.testing.assert_allclose(codes, out.view_codes.numpy(), rtol=2e-3, atol=2e-3)
-        np.testing.assert_array_equal(bank.codes([split.ids[5]]), codes.max(axis=1))
+        np.testing.assert_array_equal(bank.read("codes", row), codes.max(axis=1))
 
     arguments = workshop.pixel_arguments("teacher_partseg", "partseg")
     with pytest.raises(ConfigError, match="another configuration"):

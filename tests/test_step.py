@@ -1,7 +1,6 @@
 """A training step: nothing in it waits for the host, and its other forms compute the same."""
 
 import contextlib
-import copy
 import functools
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from models.terms import TERMS
 from utils.device import computes_bf16
 from utils.errors import ConfigError
 from utils.meters import EpochSums
-from utils.optim import build_optimizer, load_optimizer, set_learning_rate
+from utils.optim import build_optimizer, build_schedule
 from utils.run import choose_amp
 from utils.settings import (
     OptimSettings,
@@ -108,7 +107,7 @@ def make_case(kind: str, name: str, task: str, device: torch.device = CPU, amp: 
     data = {name: value.to(device) for name, value in make_data().items()}
     optim = OptimSettings(lr=0.01, clip_grad=1.0)
     train = TrainSettings(amp=amp)
-    optimizer = build_optimizer(optim, built.parameters())
+    optimizer = build_optimizer(optim, built)
     step = build_step(built, optimizer, optim, train, device)
     sums = EpochSums(0)
 
@@ -284,39 +283,6 @@ def test_a_graph_is_refused_where_there_is_none(monkeypatch):
     check_step(TrainSettings(), CPU)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_the_optimiser_goes_on_from_the_state_of_another_device(name):
-    """One that was saved on a GPU, with a rate on the device, for the steps of a graph."""
-    weight = nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer(sgd(name=name), [weight])
-    weight.grad = torch.ones(3)
-    optimizer.step()
-    saved = copy.deepcopy(optimizer.state_dict())
-    elsewhere = {**saved, "param_groups": [dict(group) for group in saved["param_groups"]]}
-    for group in elsewhere["param_groups"]:
-        group |= {"lr": torch.tensor(0.5), "fused": True, "capturable": True}
-    twin_weight = nn.Parameter(weight.detach().clone())
-    twin = build_optimizer(sgd(name=name), [twin_weight])
-    load_optimizer(twin, elsewhere)
-    for each, parameter in ((optimizer, weight), (twin, twin_weight)):
-        set_learning_rate(each, 0.01)
-        parameter.grad = torch.full((3,), 2.0)
-        each.step()
-    assert torch.equal(weight, twin_weight)
-    assert twin.param_groups[0]["lr"] == 0.01
-
-
-def test_a_rate_on_the_device_is_filled_in_place():
-    weight = nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer(sgd(momentum=0.0, weight_decay=0.0), [weight], in_graph=True)
-    rate = optimizer.param_groups[0]["lr"]
-    set_learning_rate(optimizer, 0.25)
-    assert optimizer.param_groups[0]["lr"] is rate
-    weight.grad = torch.ones(3)
-    optimizer.step()
-    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.75))
-
-
 @needs_cuda
 @pytest.mark.parametrize("amp", ["none", "bf16"])
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -336,15 +302,16 @@ def test_no_step_waits_on_cuda(case, amp):
 def train_some(
     device: torch.device, optim: OptimSettings, train: TrainSettings, steps: int = 8
 ) -> list[float]:
-    """Losses of some steps on batches that differ; the rate falls once."""
+    """Losses of some steps on batches that differ; the rate falls once, as if after an epoch."""
     torch.manual_seed(0)
     weights = {"task": 1.0, "alignment": 1.0, "transform": 0.001}
     objective = make_objective(build_student("pointnet", CLASSES), weights).to(device).train()
-    optimizer = build_optimizer(optim, objective.parameters(), in_graph=train.cuda_graph)
+    optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
+    falling = {"lr": 0.001, "min_lr": 0, "schedule": "step", "step_epochs": 6, "step_factor": 0.1}
+    schedule = build_schedule(optim.model_copy(update=falling), optimizer, steps)
     step = build_step(objective, optimizer, optim, train, device)
     losses = []
     for number in range(steps):
-        set_learning_rate(optimizer, 0.001 if number < 6 else 0.0001)
         generator = torch.Generator().manual_seed(number)
         # Many clouds of very different extents: statistics of few alike ones magnify rounding.
         extents = torch.rand(16, 1, 3, generator=generator).square()
@@ -357,6 +324,7 @@ def train_some(
         }
         output = step({name: value.to(device) for name, value in batch.items()})
         losses.append(output.losses["alignment"].detach().clone())
+        schedule.step()
     return torch.stack(losses).tolist()
 
 
@@ -404,7 +372,7 @@ def test_a_graph_takes_every_step_once_on_its_own_copy_of_the_batch(monkeypatch)
 
 @needs_cuda
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_graph_computes_what_eager_steps_do(name, clip, compiled):
     device = torch.device("cuda", 0)
@@ -449,7 +417,7 @@ def test_without_bf16_it_is_not_asked_for(monkeypatch):
     monkeypatch.setattr("utils.step.torch.autocast", Mock(side_effect=RuntimeError("bf16")))
     objective = build_objective("plain", "pointnet", "classification")
     optim = OptimSettings()
-    optimizer = build_optimizer(optim, objective.parameters())
+    optimizer = build_optimizer(optim, objective)
     build_step(objective, optimizer, optim, TrainSettings(), CPU)
     with pytest.raises(RuntimeError, match="bf16"):
         build_step(objective, optimizer, optim, TrainSettings(amp="bf16"), CPU)

@@ -34,7 +34,8 @@ from utils.device import seed_everything
 from utils.engine import predict
 from utils.errors import ConfigError, DataError, RunError
 from utils.optim import build_optimizer, learning_rate
-from utils.settings import OptimSettings, PointDataSettings, StudentConfig, TargetSettings
+from utils.run import Run
+from utils.settings import PointDataSettings, StudentConfig, TargetSettings
 
 BASES = {"student", "partseg_student"}  # recipes that are only a parent
 RECIPES = {path.stem for path in (ROOT / "scripts/configs/recipes").glob("*.yaml")} - BASES
@@ -56,22 +57,28 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch):
-    ended = []
+@pytest.mark.filterwarnings("error:.*lr_scheduler")
+@pytest.mark.parametrize(
+    "options", [(), ("optim.name=adamw", "optim.schedule=step", "optim.warmup_epochs=1")]
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch, options):
+    whole, name = distilled, f"parts_{len(options)}"
+    if options:
+        train_student.main(workshop.student_arguments("whole", *options))
+        whole = workshop.student("whole")
+    save = Run.save_state
 
-    def stop_after_one(settings, epoch, epochs):
-        if epoch == 1 and not ended:
-            ended.append(epoch)
-            raise KeyboardInterrupt
-        return learning_rate(settings, epoch, epochs)
+    def save_and_stop(run, state):
+        save(run, state)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.engine.learning_rate", stop_after_one)
-    with pytest.raises(KeyboardInterrupt):
-        train_student.main(workshop.student_arguments("parts"))
-    assert not workshop.student("parts").exists()
-    train_student.main(workshop.student_arguments("parts"))
-    assert same_weights(distilled, workshop.student("parts"))
-    lines = (workshop.folder / "runs" / "parts" / "log.jsonl").read_text().splitlines()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "save_state", save_and_stop)
+        train_student.main(workshop.student_arguments(name, *options))
+    assert not workshop.student(name).exists()
+    train_student.main(workshop.student_arguments(name, *options))
+    assert same_weights(whole, workshop.student(name))
+    lines = (workshop.folder / "runs" / name / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
@@ -237,7 +244,7 @@ def test_exported_codes_are_the_teachers(workshop):
     teacher, bank = load_model(workshop.teacher), Bank(workshop.bank)
     split = open_split("Tiny", "test", workshop.root)
     out = teacher(torch.from_numpy(split.views(5))[None, :, None])
-    codes = bank.view_codes([split.ids[5]])[0]
+    codes = bank.read("view_codes", bank.locate([split.ids[5]]))[0]
     np.testing.assert_allclose(codes, out.view_codes[0].numpy(), rtol=1e-3, atol=1e-3)
     assert len(bank.ids) == 80
     assert bank.provenance["recipe_hash"] == split.recipe_hash
@@ -334,7 +341,7 @@ def two_process_reference(workshop, epochs: int) -> dict[str, torch.Tensor]:
         return ShapeSet(*found, config.data, torch.device("cpu"), config.targets)
 
     objective = Objective(student, terms, shapes(torch.arange(48)).fields)
-    optimizer = build_optimizer(config.optim, objective.parameters())
+    optimizer = build_optimizer(config.optim, objective)
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.optim, epoch, epochs)
@@ -407,8 +414,8 @@ def test_two_processes_train_like_one(workshop, two_processes):
 @pytest.mark.slow
 def test_two_processes_export_like_one(workshop, two_processes):
     for name in ("view_codes", "codes", "view_logits", "logits"):
-        one = Bank(workshop.bank).arrays[name]
-        two = Bank(two_processes / "bank.h5").arrays[name]
+        banks = Bank(workshop.bank), Bank(two_processes / "bank.h5")
+        one, two = (bank.read(name, np.arange(80)) for bank in banks)
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
 
 
@@ -456,23 +463,6 @@ def test_predictions_do_not_depend_on_the_batch_size(workshop, distilled):
     other = predict(student, shapes.evaluation(32), compute)
     assert one["index"].tolist() == list(range(32))
     np.testing.assert_allclose(one["logits"], other["logits"], rtol=1e-4, atol=1e-5)
-
-
-def test_learning_rates():
-    cosine = OptimSettings(lr=0.1, min_lr=0.001)
-    assert learning_rate(cosine, 0, 100) == pytest.approx(0.1)
-    assert learning_rate(cosine, 50, 100) == pytest.approx(0.0505)
-    assert learning_rate(cosine, 100, 100) == pytest.approx(0.001)
-    steps = OptimSettings(lr=0.1, min_lr=0.05, schedule="step", step_epochs=20, step_factor=0.7)
-    assert [round(learning_rate(steps, e, 200), 4) for e in (0, 19, 20, 100)] == [
-        0.1,
-        0.1,
-        0.07,
-        0.05,
-    ]
-    assert isinstance(
-        build_optimizer(OptimSettings(name="adam"), [torch.zeros(1)]), torch.optim.Adam
-    )
 
 
 def test_a_bank_that_does_not_fit_is_refused(workshop, tmp_path):

@@ -7,24 +7,30 @@ import pytest
 import torch
 from conftest import slow_if
 
-from data import views as view_store
-from data.datasets import PointSet, Subset, ViewSet
+from data import stores
+from data.datasets import ShapeSet, Subset
 from data.storage import open_split
-from data.views import DecodedViews, ResidentViews, ViewReader, fits, resident_bytes
+from data.stores import Reader, Resident, Streamed
+from data.views import ImageReader, view_reader
 from utils.device import free_memory
 from utils.errors import ConfigError
 from utils.machine import local_cores
 from utils.meters import TimedBatches
-from utils.settings import PointAugmentation, ViewAugmentation
+from utils.settings import DataSettings, PointAugmentation, PointDataSettings, ViewAugmentation
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CHANGES = ViewAugmentation(flip=True, scale=(0.9, 1.1), shift=0.1, brightness=0.2)
+STILL = PointAugmentation()
 
 
 @pytest.fixture(scope="module")
 def subset(workshop) -> Subset:
     return Subset(open_split("Tiny", "train", workshop.root), np.arange(3, 43, 2))
+
+
+def view_set(subset, device=CPU, **settings) -> ShapeSet:
+    return ShapeSet(subset, {"views"}, DataSettings(name="Tiny", **settings), device)
 
 
 def same(one: list[dict], other: list[dict]) -> bool:
@@ -37,59 +43,69 @@ def same(one: list[dict], other: list[dict]) -> bool:
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("workers", [0, slow_if(True, 2)])
 def test_resident_views_are_the_decoded_ones(subset, workers, size):
-    resident = ViewSet(subset, CPU, size, workers, resident=True)
-    decoded = ViewSet(subset, CPU, size, workers, resident=False)
-    assert same(list(resident.evaluation(8)), list(decoded.evaluation(8)))
     for views in (None, 5):
-        draw, again = (each.training(4, CHANGES, 1, views) for each in (resident, decoded))
+        resident, decoded = (
+            view_set(subset, size=size, workers=workers, views=views, cache_on_device=cache)
+            for cache in (True, False)
+        )
+        assert same(list(resident.evaluation(8)), list(decoded.evaluation(8)))
+        draw, again = (each.training(4, 1, STILL, CHANGES) for each in (resident, decoded))
         before = torch.get_rng_state()
         for epoch in (0, 1, 0):
             one = list(draw(epoch))
             assert len(one) == 5
             assert same(one, list(again(epoch)))
         assert torch.equal(torch.get_rng_state(), before), "drawn from the training's generator"
-    assert resident._store.arrays["views"].shape[:2] == (20, 12)
+        assert resident._stores[0].arrays["views"].shape[:2] == (20, 12)
 
 
 def test_what_was_decoded_is_not_decoded_again(subset, monkeypatch):
-    views = ViewSet(subset, CPU, resident=True)
+    views = view_set(subset, cache_on_device=True)
     first = list(views.evaluation(8))
-    monkeypatch.setattr(ViewReader, "__getitem__", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(ImageReader, "read", lambda *_: pytest.fail("decoded again"))
     assert same(first, list(views.evaluation(8)))
 
 
 def test_decoding_processes_stay_from_epoch_to_epoch(subset):
-    views = ViewSet(subset, CPU, workers=2, resident=False)
-    draw = views.training(4, ViewAugmentation(), 0)
+    views = view_set(subset, workers=2, cache_on_device=False)
+    draw = views.training(4, 0, STILL, ViewAugmentation())
+
+    def processes():
+        return {worker.pid for worker in views._stores[0].loader._iterator._workers}
+
     whole = list(draw(0))
-    processes = {worker.pid for worker in views._store.loader._iterator._workers}
+    first = processes()
     next(draw(1))  # an epoch that was left early, as for a picture
     assert same(whole, list(draw(0)))
-    assert {worker.pid for worker in views._store.loader._iterator._workers} == processes
+    assert processes() == first
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-def test_few_images_are_decoded_without_other_processes(subset, monkeypatch):
-    reader = ViewReader(subset.split, None)
-    assert DecodedViews(reader, subset.members, None, CPU).loader.num_workers == 0
-    monkeypatch.setattr(view_store, "FEW_IMAGES", 20 * 12)
-    assert DecodedViews(reader, subset.members, None, CPU).loader.num_workers == local_cores()
-    assert DecodedViews(reader, subset.members, 3, CPU).loader.num_workers == 3
+def test_little_is_read_without_other_processes(subset, monkeypatch):
+    views = view_reader(subset.split, np.arange(12), None)
+    codes = Reader("codes", (512,), np.dtype(np.float16), lambda index: pytest.fail("was read"))
+
+    def workers(readers, wanted=None):
+        return Streamed(readers, 20, CPU, wanted).loader.num_workers
+
+    assert workers([views]) == workers([codes]) == workers([views, codes]) == 0
+    monkeypatch.setattr(stores, "FEW_IMAGES", 20 * 12)
+    assert workers([codes, views]) == local_cores()
+    assert workers([codes]) == 0
+    monkeypatch.setattr(stores, "FEW_BYTES", 20 * 1024)
+    assert workers([codes]) == min(stores.ARRAY_WORKERS, local_cores())
+    assert workers([views], 3) == workers([codes], 3) == 3
 
 
 def test_views_stay_where_they_take_half_of_the_memory_at_most(subset, monkeypatch):
-    reader = ViewReader(subset.split, None)
     needed = 20 * 12 * 32 * 32
-    assert resident_bytes(reader, 20) == needed
-    for free, stay in ((2 * needed, True), (2 * needed - 1, False)):
-        monkeypatch.setattr(view_store, "free_memory", lambda _device, free=free: free)
-        assert fits(reader, 20, CPU) == stay
-        store = ResidentViews if stay else DecodedViews
-        assert isinstance(ViewSet(subset, CPU)._store, store)
-    monkeypatch.setattr(view_store, "free_memory", lambda _device: needed - 1)
-    wanted = r"data.cache_on_device=true needs .* 20 shapes .* free on cpu"
+    for free, store in ((2 * needed, Resident), (2 * needed - 1, Streamed)):
+        monkeypatch.setattr(stores, "free_memory", lambda _device, free=free: free)
+        assert [type(found) for found in view_set(subset)._stores] == [store]
+    monkeypatch.setattr(stores, "free_memory", lambda _device: needed - 1)
+    wanted = r"data.cache_on_device=true needs .* views of 20 shapes.* free on cpu"
     with pytest.raises(ConfigError, match=wanted):
-        list(ViewSet(subset, CPU, resident=True).evaluation(8))
+        list(view_set(subset, cache_on_device=True).evaluation(8))
 
 
 def test_free_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
@@ -120,24 +136,26 @@ def test_the_clock_runs_while_a_batch_is_waited_for():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_on_a_gpu_are_those_on_a_cpu(subset, workers):
     device = torch.device("cuda", 0)
-    expected = list(ViewSet(subset, CPU, resident=True).training(4, ViewAugmentation(), 1, 5)(0))
-    for resident in (True, False):
-        views = ViewSet(subset, device, None, workers, resident)
-        found = list(views.training(4, ViewAugmentation(), 1, 5)(0))
+    expected = list(view_set(subset, views=5).training(4, 1, STILL, ViewAugmentation())(0))
+    for cache in (True, False):
+        views = view_set(subset, device, workers=workers, cache_on_device=cache, views=5)
+        found = list(views.training(4, 1, STILL, ViewAugmentation())(0))
         assert found[0]["views"].device == device
         assert same(found, expected)
 
 
 @needs_cuda
-def test_an_epoch_moves_its_indices_once(subset):
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_step_waits_for_nothing(subset, cache):
     device = torch.device("cuda", 0)
-    clouds = PointSet(subset, 64, device).training(4, PointAugmentation(shift=0.1, dropout=0.5), 0)
-    views = ViewSet(subset, device, resident=True).training(4, CHANGES, 0, 5)
-    for batches in (clouds(0), views(0)):
+    data = PointDataSettings(name="Tiny", points=64, views=5, cache_on_device=cache)
+    fields = {"points", "points@1", "visibility", "parts", "views"}
+    moves = PointAugmentation(shift=0.1, dropout=0.5, rotation="any", jitter=0.01)
+    batches = ShapeSet(subset, fields, data, device).training(4, 0, moves, CHANGES)(0)
+    next(batches)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
         next(batches)
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            next(batches)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

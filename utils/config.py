@@ -207,6 +207,8 @@ def _describe(schema: type[BaseModel], item: Any) -> str:
             group = schema.model_fields[key].annotation.model_fields
             key += "." + next(name for name, field in group.items() if field.is_required())
         return f"{key} is required: give it in a YAML file, such as a set, or as {key}=VALUE"
+    if item["type"] == "value_error":  # of a whole group
+        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
     return f"{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 

@@ -18,7 +18,7 @@ from utils.device import seed_everything
 from utils.distributed import gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
 from utils.meters import EpochSums, TimedBatches
-from utils.optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
+from utils.optim import build_optimizer, build_schedule, load_optimizer
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
 from utils.step import build_step, check_step
@@ -80,7 +80,7 @@ def fit(
     """
     objective = training.objective
     check_step(train, device)
-    optimizer = build_optimizer(optim, objective.parameters(), in_graph=train.cuda_graph)
+    optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
     state = run.load_state()
     if state is not None:
@@ -91,6 +91,7 @@ def fit(
             done = history["epoch"] == train.epochs
             doing = "already trained:" if done else "resuming"
             print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs")
+    schedule = build_schedule(optim, optimizer, train.epochs, history["epoch"])
     step = build_step(objective, optimizer, optim, train, device)
     writer = (
         SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
@@ -99,12 +100,10 @@ def fit(
     )
     for epoch in range(history["epoch"], train.epochs):
         seed_everything(train.seed, epoch, rank())
-        rate = learning_rate(optim, epoch, train.epochs)
-        set_learning_rate(optimizer, rate)
         start = time.perf_counter()
         scalars = _train_epoch(step, training, train, epoch)
         seconds = time.perf_counter() - start
-        scalars["lr"] = rate
+        scalars["lr"] = float(schedule.get_last_lr()[0])
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
             share_buffers(objective)
@@ -123,6 +122,7 @@ def fit(
                 "history": history,
             }
         )
+        schedule.step()
     if writer:
         writer.close()
     return history

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from utils.settings import OptimSettings
 
 # What a run chooses anew when it is resumed, since it may go on on another device.
 _OWN = ("lr", "fused", "capturable")
+WARMUP_START = 0.01  # share of the rate that the first epoch of a warm-up has
+# Modules whose parameters AdamW does not decay, whatever their number of axes.
+_PLAIN_MODULES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_PLAIN_MODULES += (nn.Embedding, nn.EmbeddingBag)
+# cls_token, mask_token, bias, pos_embed, positional_embedding, relative_position_bias_table, ...
+_PLAIN_NAME = re.compile(r"token|bias|(^|_)pos(_emb|ition)")
 
 
 def learning_rate(settings: OptimSettings, epoch: int, epochs: int) -> float:
-    """The rate of an epoch (counted from 0): cosine to ``min_lr``, or steps down to it."""
+    """The rate of an epoch (counted from 0): cosine to ``min_lr``, or steps down to it.
+
+    Before that come ``warmup_epochs``, in which it rises linearly from ``WARMUP_START`` of the
+    first rate of the schedule, which begins after them and has the rest of the epochs.
+    """
+    warmup = settings.warmup_epochs
+    if epoch < warmup:
+        share = WARMUP_START + (1 - WARMUP_START) * epoch / warmup
+        return share * learning_rate(settings, warmup, epochs)
+    epoch, epochs = epoch - warmup, epochs - warmup
     if settings.schedule == "cosine":
         share = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         return settings.min_lr + (settings.lr - settings.min_lr) * share
@@ -24,10 +40,29 @@ def learning_rate(settings: OptimSettings, epoch: int, epochs: int) -> float:
     return max(stepped, settings.min_lr)
 
 
+def build_schedule(
+    settings: OptimSettings, optimizer: torch.optim.Optimizer, epochs: int, done: int = 0
+) -> LambdaLR:
+    """PyTorch's scheduler of :func:`learning_rate`; ``step()`` after every epoch.
+
+    The rate follows from the epoch alone, so that a run goes on without a state of this. A rate on
+    the device, which a CUDA graph reads, is filled in place.
+
+    Args:
+        optimizer: with its state, if it has one. epochs: of the whole run. done: those behind it.
+    """
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 1.0  # is multiplied by the rate, which so keeps its last digit
+    return LambdaLR(optimizer, lambda epoch: learning_rate(settings, epoch, epochs), done - 1)
+
+
 def build_optimizer(
-    settings: OptimSettings, parameters: Iterable[Tensor], in_graph: bool = False
+    settings: OptimSettings, module: nn.Module, in_graph: bool = False
 ) -> torch.optim.Optimizer:
-    """SGD with momentum or Adam, weight decay on all parameters as in the papers.
+    """The optimiser of the parameters of ``module`` that are not frozen.
+
+    SGD with momentum and Adam decay all of them, as in the papers; AdamW those of
+    :func:`decayed_parameters`.
 
     On CUDA all parameters are updated in one kernel. On a CPU that saves no more than a hundredth
     of a step and would change the last digits of results that are otherwise the same for ever.
@@ -36,23 +71,42 @@ def build_optimizer(
         in_graph: for steps that a CUDA graph replays. The rate is then a tensor on the device,
             because a graph would keep a number for ever.
     """
-    parameters = list(parameters)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     device = parameters[0].device
     rate = torch.tensor(settings.lr, device=device) if in_graph else settings.lr
     fused = True if device.type == "cuda" else None
     common = {"lr": rate, "weight_decay": settings.weight_decay, "fused": fused}
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
-    return torch.optim.Adam(parameters, capturable=in_graph, **common)
+    if settings.name == "adam":
+        return torch.optim.Adam(parameters, capturable=in_graph, **common)
+    decayed = decayed_parameters(module)
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter in decayed]},
+        {
+            "params": [parameter for parameter in parameters if parameter not in decayed],
+            "weight_decay": 0.0,
+        },
+    ]
+    return torch.optim.AdamW(groups, capturable=in_graph, **common)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the steps to come, of all parameters."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
+    """The weights of linear layers, convolutions, attention and the like: what AdamW decays.
+
+    Left out are parameters with one axis or none (biases, scales), those of normalisations and of
+    tables with an entry per token (``nn.Embedding``), and those whose own name says that they are a
+    bias, a token or an embedding of positions. A layer that computes an embedding is decayed:
+    ``pos_embed.0.weight`` is the weight of a linear layer.
+    """
+    return {
+        parameter
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False)
+        if parameter.ndim > 1
+        and not isinstance(part, _PLAIN_MODULES)
+        and not _PLAIN_NAME.search(name)
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

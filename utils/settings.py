@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from utils.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -30,20 +33,55 @@ class DataSettings(Group):
     workers: Annotated[int, Field(ge=0)] | None = None  # that read; null: one per core; 0: none
     class_balanced: bool = False  # draw classes evenly, whatever their numbers of shapes
     size: Positive | None = None  # side in pixels that views are resized to; null: as stored
-    views: Positive | None = None  # random views of each shape per training step; null: all
+    # random views of each shape per training step, the same in all fields of views; null: all
+    views: Positive | None = None
 
 
 class PointDataSettings(DataSettings):
     points: Positive = 1024  # the first so many of the stored farthest-point order
 
 
-class PointAugmentation(Group):
-    """Random changes of a training cloud. The camera-seen rows of visibility follow the points."""
+PointChange = Literal["dropout", "scale", "shift", "rotation", "jitter"]
 
+
+class PointAugmentation(Group):
+    """Random changes of a training cloud. The camera-seen rows of visibility follow the points.
+    Lengths are in units of the unit sphere's radius."""
+
+    order: tuple[PointChange, ...] = ("dropout", "scale", "shift", "rotation", "jitter")
     scale: tuple[Factor, Factor] = (1.0, 1.0)  # factor drawn uniformly
     anisotropic: bool = False  # one factor per axis
     shift: Weight = 0.0  # each axis moves by U[-shift, shift]
     dropout: Fraction = 0.0  # a ratio U[0, dropout] of the points is replaced by the first one
+    # about the vertical axis through the origin, or by any rotation, uniformly
+    rotation: Literal["none", "z", "any"] = "none"
+    rotation_degrees: Annotated[float, Field(gt=0, le=180)] = 180.0  # about z, by U[-d, d]
+    jitter: Weight = 0.0  # standard deviation of the noise on every coordinate of every point
+    jitter_clip: Factor = 0.05  # largest noise
+
+    @cached_property
+    def active(self) -> list[str]:
+        """The changes that are on."""
+        on = {
+            "dropout": self.dropout > 0,
+            "scale": self.scale != (1.0, 1.0),
+            "shift": self.shift > 0,
+            "rotation": self.rotation != "none",
+            "jitter": self.jitter > 0,
+        }
+        return [name for name, is_on in on.items() if is_on]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PointAugmentation:
+        for name in self.order:
+            if self.order.count(name) > 1:
+                raise ValueError(f"order has {name} more than once, expected each change once")
+        for name in self.active:
+            if name not in self.order:
+                raise ValueError(f"{name} is on and not in order: list it there or turn it off")
+        if self.rotation != "z" and self.rotation_degrees != 180:
+            raise ValueError(f"rotation_degrees is of rotation=z, found rotation={self.rotation}")
+        return self
 
 
 class ViewAugmentation(Group):
@@ -52,16 +90,19 @@ class ViewAugmentation(Group):
     flip: bool = False  # left-right with probability one half
     scale: tuple[Factor, Factor] = (1.0, 1.0)  # zoom factor drawn uniformly
     shift: Weight = 0.0  # moves by U[-shift, shift] of the image side
-    brightness: Fraction = 0.0  # grey values times U[1 - b, 1 + b]
+    brightness: Fraction = 0.0  # values times U[1 - b, 1 + b]
+    contrast: Fraction = 0.0  # distance from the view's mean grey times U[1 - c, 1 + c]
+    saturation: Fraction = 0.0  # distance from the pixel's grey times U[1 - s, 1 + s]; colour views
 
 
 class OptimSettings(Group):
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
     min_lr: Weight = 0.001  # end of the cosine, floor of the steps
     momentum: Fraction = 0.9  # of SGD
-    weight_decay: Weight = 1e-4
+    weight_decay: Weight = 1e-4  # adamw: not of norms, biases, tokens
     schedule: Literal["cosine", "step"] = "cosine"  # once per epoch
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0  # linear rise before the schedule begins
     step_epochs: Positive = 20
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
     clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
@@ -98,8 +139,8 @@ class RunSettings(Group):
 
 class TeacherModelSettings(Group):
     task: Literal["classification", "segmentation", "autoencoder"] = "classification"
-    backbone: str = "mobilenet_v2"
-    weights: str = "imagenet"  # none, imagenet or the path of a torchvision state dict
+    backbone: str = "mobilenet_v2"  # one of torchvision, or timm/NAME
+    weights: str = "imagenet"  # none, imagenet or the path of a state dict of the backbone
     normalise: Literal["imagenet", "none"] = "imagenet"
 
 
@@ -147,7 +188,20 @@ class TargetSettings(Group):
         return [word for word, changed in words.items() if changed]
 
 
-class TeacherConfig(Group):
+class TrainingConfig(Group):
+    """What is checked of every training as a whole."""
+
+    @model_validator(mode="after")
+    def _leaves_epochs_after_the_warm_up(self):
+        warmup, epochs = self.optim.warmup_epochs, self.train.epochs
+        if warmup >= epochs:
+            raise ConfigError(
+                f"optim.warmup_epochs={warmup} leaves nothing of train.epochs={epochs}: give fewer"
+            )
+        return self
+
+
+class TeacherConfig(TrainingConfig):
     """Configuration of ``train_teacher.py``."""
 
     data: DataSettings
@@ -161,7 +215,7 @@ class TeacherConfig(Group):
     run: RunSettings = RunSettings()
 
 
-class StudentConfig(Group):
+class StudentConfig(TrainingConfig):
     """Configuration of ``train_student.py``."""
 
     data: PointDataSettings

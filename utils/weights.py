@@ -30,12 +30,15 @@ NUMPY_NUMBERS = [
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a file that others wrote: bare or in one of ``WRAPPERS``, without the
     prefix ``module.`` of DataParallel. Only tensors, plain values and NumPy numbers are unpickled.
+    A file that ends in ``.safetensors`` is one of that library.
 
     Raises:
         DataError: no such file, one that holds other objects, or no state dict of another project.
     """
     if not Path(path).is_file():
         raise DataError(f"no weights at {path}; give the path of an existing file")
+    if Path(path).suffix == ".safetensors":
+        return _read_safetensors(path)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         content = checkpoint.read(path)
     found = content if isinstance(content, dict) else {}
@@ -56,6 +59,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
+
+
+def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file  # comes with timm
+
+        return load_file(path)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as weights of safetensors ({error})") from error
 
 
 def _outline(content: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.images.backbones import load_weights
+from models.images.backbones import IMAGENET_COLOURS, load_weights
 from utils.errors import ConfigError
 
 # Channels of the convolutions of vgg11_bn; 0 is a pooling. Its fifth one, layer 28, is dropped.
@@ -82,6 +82,7 @@ class AttentionVGG(nn.Module):
     """
 
     channels = STAGE_CHANNELS[-1]
+    colours = IMAGENET_COLOURS
 
     def __init__(self, weights: str = "none"):
         super().__init__()

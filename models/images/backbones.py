@@ -17,6 +17,7 @@ TORCHVISION: dict[str, tuple[int, str]] = {
     "resnet18": (512, "fc."),
     "squeezenet1_0": (512, "classifier."),
 }
+IMAGENET_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, deviation; torchvision's
 
 
 class ImageBackbone(nn.Module):
@@ -25,6 +26,8 @@ class ImageBackbone(nn.Module):
     Args:
         name: one of ``TORCHVISION``. weights: see :func:`load_weights`.
     """
+
+    colours = IMAGENET_COLOURS
 
     def __init__(self, name: str, weights: str = "none"):
         super().__init__()

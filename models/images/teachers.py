@@ -16,6 +16,7 @@ from models.images.attention_vgg import AttentionVGG, descriptor
 from models.images.backbones import TORCHVISION, ImageBackbone
 from models.images.colours import unit_images
 from models.images.decoders import ImageDecoder, PartDecoder
+from models.images.timm_backbone import PREFIX, TimmBackbone
 from models.layers.mlp import check_category
 from models.outputs import TeacherOutput
 from utils.config import did_you_mean
@@ -23,23 +24,24 @@ from utils.errors import ConfigError
 from utils.weights import load_matching
 
 CODE_SIZE = 512
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 ATTENTION_VGG = "vgg11_bn_attention"
 BACKBONES = (*TORCHVISION, ATTENTION_VGG)
+Backbone = ImageBackbone | AttentionVGG | TimmBackbone
 
 
-def build_backbone(name: str, weights: str = "none") -> ImageBackbone | AttentionVGG:
-    """Images (R, 3, H, W) -> (R, ``.channels``).
+def build_backbone(name: str, weights: str = "none") -> Backbone:
+    """Images (R, 3, H, W) -> (R, ``.channels``); ``timm/NAME`` is a network of timm.
 
     Raises:
         ConfigError: unknown name. DataError: the weights cannot be had or do not fit.
     """
     if name == ATTENTION_VGG:
         return AttentionVGG(weights)
+    if name.startswith(PREFIX):
+        return TimmBackbone(name, weights)
     if name not in TORCHVISION:
         raise ConfigError(
-            f"unknown backbone {name!r}, expected one of {list(BACKBONES)}"
+            f"unknown backbone {name!r}, expected {PREFIX}NAME or one of {list(BACKBONES)}"
             f"{did_you_mean(name, BACKBONES)}"
         )
     return ImageBackbone(name, weights)
@@ -60,21 +62,20 @@ class ViewTeacher(nn.Module):
 
     Args:
         backbone: of :func:`build_backbone`.
-        normalise: ``imagenet`` subtracts torchvision's mean and divides by its deviation, which
-            ImageNet weights expect; ``none`` only scales to [0, 1], as the published code does.
+        normalise: ``imagenet`` subtracts the mean and divides by the deviation that the released
+            weights of the backbone expect; ``none`` only scales to [0, 1], as the published code
+            does.
     """
 
     task: str
     fields = ("views",)  # of a batch, its input
     extra_losses: tuple[str, ...] = ()
 
-    def __init__(self, backbone: ImageBackbone | AttentionVGG, normalise: str):
+    def __init__(self, backbone: Backbone, normalise: str):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict()
-        mean, std = (
-            (IMAGENET_MEAN, IMAGENET_STD) if normalise == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
-        )
+        mean, std = backbone.colours if normalise == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -96,7 +97,7 @@ class MultiViewTeacher(ViewTeacher):
 
     task = "classification"
 
-    def __init__(self, backbone: ImageBackbone | AttentionVGG, normalise: str, num_classes: int):
+    def __init__(self, backbone: Backbone, normalise: str, num_classes: int):
         super().__init__(backbone, normalise)
         self.view_head = code_layer(backbone.channels)
         self.shape_head = code_layer(CODE_SIZE)
@@ -183,9 +184,10 @@ def build_teacher(
     """The teacher of a configuration.
 
     Args:
-        backbone: one of ``BACKBONES``; the pixel tasks need ``vgg11_bn_attention``.
+        backbone: one of ``BACKBONES`` or ``timm/NAME``; the pixel tasks need
+            ``vgg11_bn_attention``.
         num_classes: K: classes, in segmentation the parts of all categories, 0 for the autoencoder.
-        weights: ``none``, ``imagenet`` or a torchvision state dict of the backbone.
+        weights: ``none``, ``imagenet`` or the path of a state dict of the backbone.
         normalise: see :class:`ViewTeacher`.
         task: ``classification``, ``segmentation`` or ``autoencoder``.
         num_categories: of segmentation.

@@ -100,6 +100,8 @@ class GlobalBatchNorm(_BatchNorm):
     It takes the place of ``nn.BatchNorm1d`` and ``nn.BatchNorm2d``, with their parameter names, and
     expects as many rows in every process. A process sends the mean and the variance of its own rows
     and joins what all of them sent: nothing is subtracted that is large beside the variance.
+
+    A normalisation of timm has dropout and activation as its children: they are applied behind it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +114,10 @@ class GlobalBatchNorm(_BatchNorm):
             moments = mean, variance
         scale, shift = norm_as_affine(self, moments, x.numel() // x.shape[1])
         channels = (-1, *[1] * (x.dim() - 2))
-        return torch.addcmul(shift.view(channels), rows, scale.view(channels)).to(x.dtype)
+        x = torch.addcmul(shift.view(channels), rows, scale.view(channels)).to(x.dtype)
+        for child in self.children():
+            x = child(x)
+        return x
 
 
 def synchronise_norms(module: nn.Module) -> None:
@@ -132,6 +137,7 @@ def synchronise_norms(module: nn.Module) -> None:
 def _with_its_tensors(norm: _BatchNorm) -> GlobalBatchNorm:
     made = GlobalBatchNorm(norm.num_features, norm.eps, norm.momentum)
     made._parameters, made._buffers = norm._parameters, norm._buffers
+    made._modules = norm._modules
     return made.train(norm.training)
 
 

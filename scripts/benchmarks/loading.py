@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.datasets import PointSet, Subset
+from data.datasets import ShapeSet, Subset
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
 from data.rendering.cameras import pack_visibility
 from data.storage import PreparedSplit
 from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.benchmarks.inputs import clouds, labels
-from utils.settings import PointAugmentation
+from utils.settings import PointAugmentation, PointDataSettings, ViewAugmentation
 
 POINTS, BATCH, DIGITS = 1024, 16, 6
 AUGMENTATION = PointAugmentation(scale=(2 / 3, 3 / 2), anisotropic=True, shift=0.2)
@@ -66,8 +66,9 @@ def loading(sizes: Sizes, device: torch.device) -> Contest:
     files = TextFiles(folder, points, numbers)
     loader = DataLoader(files, batch, shuffle=True, drop_last=True)
     split = write_clouds(Path(folder.name) / "train.h5", points, numbers)
-    ours = PointSet(Subset(split, np.arange(count)), POINTS, device)
-    epoch = ours.training(batch, AUGMENTATION, seed=0)
+    settings = PointDataSettings(name="bench", points=POINTS)
+    ours = ShapeSet(Subset(split, np.arange(count)), {"points"}, settings, device)
+    epoch = ours.training(batch, 0, AUGMENTATION, ViewAugmentation())
 
     def check() -> None:
         stored = ours.take(torch.arange(count, device=device))

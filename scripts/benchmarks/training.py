@@ -72,6 +72,6 @@ def make_training(
     }
     fields = {name: field.to(device) for name, field in fields.items()}
     train = config.train.model_copy(update={"amp": amp, "cuda_graph": graph})
-    optimizer = build_optimizer(config.optim, objective.parameters(), in_graph=train.cuda_graph)
+    optimizer = build_optimizer(config.optim, objective, in_graph=train.cuda_graph)
     step = build_step(objective, optimizer, config.optim, train, device)
     return Training(objective, step, fields, config.augment)
