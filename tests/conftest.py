@@ -13,6 +13,8 @@ import export_teacher
 import train_student
 import train_teacher
 from data.prepare import __main__ as prepare
+from models.objective import Objective
+from models.terms import TERMS
 from utils.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,6 +152,28 @@ def pixel_teachers(workshop) -> tuple[Path, Path]:
     init = f"init={folder}/autoencoder.pth"
     train_teacher.main(workshop.pixel_arguments("teacher_partseg", "partseg", init))
     return folder / "autoencoder.pth", folder / "partseg.pth"
+
+
+@pytest.fixture
+def own_terms():
+    """Loss terms that a test registers are known in this test alone."""
+    known = dict(TERMS)
+    yield
+    TERMS.clear()
+    TERMS.update(known)
+
+
+@pytest.fixture
+def objectives(monkeypatch) -> list[Objective]:
+    """Those that train_student.py trains."""
+    made = []
+
+    def keep(*arguments):
+        made.append(Objective(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(train_student, "Objective", keep)
+    return made
 
 
 @pytest.fixture
