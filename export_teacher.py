@@ -150,6 +150,9 @@ def _already_there(output: Path, provenance: dict, overwrite: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error}, with --overwrite") from error
     same = dict.fromkeys(BY_CODE)
+    trained = "timm" not in provenance["teacher_config"]
+    if trained and found["teacher_hash"] == provenance["teacher_hash"]:
+        same["teacher_config"] = None  # the words of configurations change, the weights do not
     if changes := differences(found | same, json.loads(json.dumps(provenance)) | same):
         raise ConfigError(
             f"{output} was exported from another teacher or set ({'; '.join(changes[:3])}); choose "

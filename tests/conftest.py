@@ -13,6 +13,9 @@ import export_teacher
 import train_student
 import train_teacher
 from data.prepare import __main__ as prepare
+from models.objective import Objective
+from models.terms import TERMS
+from utils.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = [
@@ -149,6 +152,46 @@ def pixel_teachers(workshop) -> tuple[Path, Path]:
     init = f"init={folder}/autoencoder.pth"
     train_teacher.main(workshop.pixel_arguments("teacher_partseg", "partseg", init))
     return folder / "autoencoder.pth", folder / "partseg.pth"
+
+
+@pytest.fixture
+def own_terms():
+    """Loss terms that a test registers are known in this test alone."""
+    known = dict(TERMS)
+    yield
+    TERMS.clear()
+    TERMS.update(known)
+
+
+@pytest.fixture
+def objectives(monkeypatch) -> list[Objective]:
+    """Those that train_student.py trains."""
+    made = []
+
+    def keep(*arguments):
+        made.append(Objective(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(train_student, "Objective", keep)
+    return made
+
+
+@pytest.fixture
+def refused(capfd):
+    """Run a program's main and return its one line of complaint after checking the exit code."""
+
+    def check(main, arguments, code: int) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_main(lambda: main([str(word) for word in arguments]))
+        complaint = capfd.readouterr().err.strip()
+        assert left.value.code == code, complaint
+        assert complaint.startswith("error: ")
+        assert "\n" not in complaint
+        assert "Traceback" not in complaint
+        return complaint
+
+    return check
 
 
 def run_program(

@@ -15,25 +15,6 @@ from data import show
 from data.prepare import __main__ as prepare
 from scripts import make_tables
 from utils import checkpoint, results
-from utils.errors import run_main
-
-
-@pytest.fixture
-def refused(capfd):
-    """Run a program's main and return its one line of complaint after checking the exit code."""
-
-    def check(main, arguments, code: int) -> str:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            run_main(lambda: main([str(word) for word in arguments]))
-        complaint = capfd.readouterr().err.strip()
-        assert left.value.code == code, complaint
-        assert complaint.startswith("error: ")
-        assert "\n" not in complaint
-        assert "Traceback" not in complaint
-        return complaint
-
-    return check
 
 
 def prepared(arguments):

@@ -1,7 +1,9 @@
-"""test.py beyond classification: parts, pixels, one cloud, probes."""
+"""test.py: predictions, and beyond classification: parts, pixels, one cloud, probes."""
 
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,50 @@ from models import load_model
 from utils import results
 from utils.checkpoint import read_model
 from utils.errors import ConfigError, DataError
+
+
+def predictions(path: Path) -> dict[str, np.ndarray]:
+    """What test.py kept of every shape; no Python objects."""
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_predictions_are_kept_beside_the_table(workshop, distilled, tmp_path):
+    """Of students and teachers, on the usual split under the name of the run alone."""
+    common = ["--results", str(tmp_path / "mine" / "r.csv"), "--pictures", str(tmp_path)]
+    split = open_split("Tiny", "test", workshop.root)
+    for path in (distilled, workshop.teacher):
+        test_program.main([str(path), *common])
+        (*_, row) = results.read(tmp_path / "mine" / "r.csv")
+        found = predictions(tmp_path / "mine" / "predictions" / f"{path.stem}.npz")
+        assert set(found) == {"ids", "labels", "prediction"}
+        assert found["ids"].tolist() == split.ids
+        assert found["labels"].tolist() == split.labels.tolist()
+        right = found["prediction"] == found["labels"]
+        assert 100 * right.mean() == pytest.approx(row.overall, abs=1e-3)
+    again = (tmp_path / "mine" / "predictions" / "distilled.npz").read_bytes()
+    test_program.main([str(distilled), *common, "--predictions", str(tmp_path / "elsewhere")])
+    assert (tmp_path / "elsewhere" / "distilled.npz").read_bytes() == again
+
+
+def test_predictions_on_other_shapes_name_them(workshop, distilled, tmp_path):
+    shutil.copytree(workshop.root / "Tiny", tmp_path / "Other")
+    for split in ("train", "test"):
+        with h5py.File(tmp_path / "Other" / f"{split}.h5", "r+") as file:
+            file.attrs["name"] = "Other"
+    common = [str(distilled), "--results", str(tmp_path / "r.csv"), "--pictures", str(tmp_path)]
+    test_program.main([*common, "--split", "train"])
+    test_program.main([*common, "--data", "Other", "--root", str(tmp_path)])
+    assert {path.name for path in (tmp_path / "predictions").iterdir()} == {
+        "distilled_Tiny_train.npz",
+        "distilled_Other_test.npz",
+    }
+    found = predictions(tmp_path / "predictions" / "distilled_Tiny_train.npz")
+    assert found["ids"].tolist() == open_split("Tiny", "train", workshop.root).ids
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"distilled.npz cannot be written .*another folder"):
+        test_program.main([*common, "--predictions", str(tmp_path / "file")])
+    assert len(results.read(tmp_path / "r.csv")) == 2  # no row without its predictions
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +76,7 @@ def test_a_segmentation_student_is_tested_by_its_parts(workshop, segmented, tmp_
     table = tmp_path / "results.csv"
     test_program.main([str(segmented), "--results", str(table), "--pictures", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert printed.count("\n") == 16 + 3
+    assert printed.count("\n") == 16 + 4
     (row,) = results.read(table)
     split = open_split("Tiny", "test", workshop.root)
     student, parts = load_model(segmented), split.global_parts()[:, :256]
@@ -50,6 +96,11 @@ def test_a_segmentation_student_is_tested_by_its_parts(workshop, segmented, tmp_
     assert row.overall == pytest.approx(100 * (found == parts).mean(), abs=1e-3)
     assert row.class_miou == pytest.approx(row.instance_miou, abs=1e-3)  # 2 shapes of each class
     assert row.instance_miou_lenient >= row.instance_miou
+    kept = predictions(tmp_path / "predictions" / "parts_s0.npz")
+    assert set(kept) == {"ids", "labels", "iou", "iou_lenient"}
+    np.testing.assert_allclose(kept["iou"], [100 * np.mean(shape) for shape in ious], rtol=1e-5)
+    assert kept["iou"].mean() == pytest.approx(row.instance_miou, abs=1e-3)
+    assert kept["iou_lenient"].mean() == pytest.approx(row.instance_miou_lenient, abs=1e-3)
     assert (row.task, row.mean_class) == ("segmentation", None)
     assert (tmp_path / "parts_s0_Tiny_test.png").stat().st_size > 10_000
     with pytest.raises(ConfigError, match="classification student"):
@@ -82,7 +133,7 @@ def test_the_parts_of_one_cloud(workshop, segmented, tmp_path, capsys):
 def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_path, capsys):
     train_student.main(workshop.student_arguments("unlabelled", "terms.task.weight=0"))
     path, table = workshop.student("unlabelled"), tmp_path / "results.csv"
-    with pytest.raises(ConfigError, match=r"without labels \(terms.task.weight=0\)"):
+    with pytest.raises(ConfigError, match="trained without labels, its classes mean nothing"):
         test_program.main([str(path), "--results", str(table)])
     common = [str(path), "--results", str(table)]
     few = ["--probe", "fewshot", "--ways", "4", "--shots", "2", "--queries", "2"]
@@ -96,6 +147,11 @@ def test_probes_of_a_student_without_labels_and_of_random_weights(workshop, tmp_
     assert [row.task for row in (learned, random, episodes)] == ["svm", "svm", "fewshot"]
     assert episodes.protocol.startswith("4-way 2-shot")
     assert episodes.deviation >= 0
+    for row in (learned, random):
+        kept = predictions(tmp_path / "predictions" / f"{row.run}_svm_Tiny.npz")
+        right = 100 * (kept["prediction"] == kept["labels"]).mean()
+        assert right == pytest.approx(row.overall, abs=1e-3)
+    assert len(list((tmp_path / "predictions").iterdir())) == 2  # episodes draw shapes anew
     chosen = float(learned.protocol.split()[3])
     assert f"{chosen:g}: " in capsys.readouterr().out
     for arguments in (["--random-weights", "1"], ["--probe", "svm", "--split", "val"]):
@@ -118,10 +174,15 @@ def test_teachers_of_pixels_are_tested(pixel_teachers, tmp_path, capsys):
     error = float(printed.split("mean absolute error ")[1].split()[0])
     logged = read_model(first)["training"]["metrics"]["eval/pixel"]
     assert error == pytest.approx(logged, abs=1e-3)
+    kept = predictions(tmp_path / "predictions" / "autoencoder.npz")
+    assert set(kept) == {"ids", "labels", "error"}
+    assert kept["error"].mean() == pytest.approx(logged, abs=1e-5)
     test_program.main([str(second), *common])
     (row,) = results.read(tmp_path / "r.csv")
     assert "of the pixels right" in capsys.readouterr().out
     logged = read_model(second)["training"]["metrics"]["eval/instance_miou"]
     assert row.instance_miou == pytest.approx(logged, abs=0.1)
+    kept = predictions(tmp_path / "predictions" / "partseg.npz")
+    assert np.nanmean(kept["iou"]) == pytest.approx(row.instance_miou, abs=1e-3)
     for path in pixel_teachers:
         assert (tmp_path / f"{path.stem}_Tiny_test.png").stat().st_size > 5000

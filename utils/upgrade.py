@@ -47,14 +47,14 @@ def _upgrade_student(content: dict[str, Any]) -> dict[str, Any]:
     terms = _terms(loss, STUDENT_TERMS, settings)
     shuffle = "all" if old.get("shuffle_codes") else "none"
     targets = {name: old.get(name, "stored" if name == "visibility" else None) for name in TARGETS}
-    model = {k: v for k, v in content["model"].items() if not k.startswith(PROJECTION)}
-    state = {
-        f"head.{k.removeprefix(PROJECTION)}": v
-        for k, v in content["model"].items()
-        if k.startswith(PROJECTION)
-    }
-    heads = {}
+    model, heads = content["model"], {}
     if build.pop("projection", False):
+        state = {
+            f"head.{k.removeprefix(PROJECTION)}": v
+            for k, v in model.items()
+            if k.startswith(PROJECTION)
+        }
+        model = {k: v for k, v in model.items() if not k.startswith(PROJECTION)}
         wanted = {"weight": loss.get("distill", 0.0), **options}
         heads["alignment"] = {"settings": wanted, "fields": _fields(options), "state": state}
     labelled = bool(loss.get("task"))
