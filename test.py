@@ -117,6 +117,7 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     print(f"picture: {picture}")
     usual = options.split == "test" and split.name == Path(content["config"]["data"]["name"]).name
     more = "" if usual else f"_{split.name}_{options.split}"
+    more += f"_{options.points}points" if options.points else ""
     place = options.predictions / f"{name}{more}.npz"
     results.save_predictions(place, split.ids, outputs, task.predictions(outputs))
     if report.columns:

@@ -34,6 +34,7 @@ from utils.engine import Training, fit
 from utils.errors import run_main
 from utils.run import Run, choose_amp, save_trained, training_record
 from utils.settings import StudentConfig
+from utils.step import check_step
 from utils.tasks import SUFFIXES, output_sizes, task_of
 
 
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(config: StudentConfig, device: torch.device) -> None:
+    check_step(config.train, device)
     data, settings, terms = config.data, config.student, active_terms(config.terms)
     label = method_label(config.method, terms)
     name = config.run.name or run_name(config, label[0])
@@ -75,7 +77,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     fields = wanted_fields(terms, student)
     training = ShapeSet(training_subset, fields, data, device, config.targets, seed)
     if training.bank is not None:
-        inputs["teacher"] = training.bank.provenance["teacher_hash"]
+        inputs["teacher"] = training.bank.identity
     objective = Objective(student, terms, training.fields, training.cameras).to(device)
     if config.train.sync_norm:
         synchronise_norms(objective)
@@ -96,7 +98,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     )
     bank = training.bank.provenance if training.bank else None
     if "teacher" in sources(terms):
-        label += (training.bank.label() if training.bank else []) + config.targets.changes()
+        label += (training.bank.label() if training.bank else []) + config.targets.changes(fields)
     taught = {"method": label, "labelled": labelled, "bank": bank}
     record = training_record(history, config, split, device, **taught)
     heads = pack_heads(objective.terms)

@@ -32,6 +32,7 @@ from utils.engine import Training, fit
 from utils.errors import run_main
 from utils.run import Run, choose_amp, save_trained, training_record
 from utils.settings import PointAugmentation, TeacherConfig
+from utils.step import check_step
 from utils.tasks import SUFFIXES, output_sizes, task_of
 
 
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(config: TeacherConfig, device: torch.device) -> None:
+    check_step(config.train, device)
     data, settings, terms = config.data, config.teacher, active_terms(config.terms)
     data_name = Path(data.name).name + SUFFIXES[settings.task]  # it may be given by its folder
     backbone = settings.backbone.replace("/", "_")  # timm/NAME

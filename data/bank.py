@@ -134,10 +134,17 @@ class Bank(OpenedPerProcess):
         if not self._arrays:
             raise DataError(f"{self.path} holds ids and no array; export it again")
 
+    @property
+    def identity(self) -> str:
+        """Which teacher this is of, and how it looked at the views where that was a choice."""
+        made = self.provenance["teacher_config"]
+        how = f", {made['size']} pixels, {made['precision']}" if "timm" in made else ""
+        return self.provenance["teacher_hash"] + how
+
     def label(self) -> list[str]:
         """Whose codes these are, in words, where no training of this project made the teacher."""
-        network = self.provenance["teacher_config"].get("timm")
-        return [f"codes of {network}"] if network else []
+        made, weights = self.provenance["teacher_config"], self.provenance["teacher_file"]
+        return [f"codes of {made['timm']} ({weights}, {made['size']} px)"] if "timm" in made else []
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of one shape's entry: (V, ...) or (...).

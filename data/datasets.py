@@ -8,6 +8,7 @@ loss terms or an evaluation read:
     parts       (B, N) int64        numbered over all classes, -1 without a label
     views       (B, V, C, H, W)     uint8, or float32 in [0, 1] once changed; C = 1 (grey) or 3
     part_images (B, V, H, W) int64  like ``parts`` for pixels, and one more, P, for the background
+    view_index  (B, V) int64        which rows of ``cameras`` these views are
     and any array of the bank, (B, ...) float32: ``view_codes`` (B, V, D), ``codes`` (B, D), ...
 
 The V views are those of ``targets.views`` or, in training, ``data.views`` random ones of these: the
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from data.augment import augment_points, augment_views
 from data.batches import carve_validation, evaluation_batches, move_batches, training_batches
-from data.providers import ALWAYS, CHANGED, make_readers
+from data.providers import ALWAYS, CHANGED, NUMBERS, make_readers
 from data.rng import sample_keys, uniform
 from data.storage import PreparedSplit, open_split
 from data.stores import Reader, Resident, Streamed, divide
@@ -103,6 +104,11 @@ class ShapeSet:
         self._copies = sort_copies(set(fields) - set(ALWAYS))
         read = {base for names in self._copies.values() for base in names}
         readers, self.bank = make_readers(split, read, data, targets, self.views, seed)
+        if targets.shuffle != "none" and self.bank is None:
+            raise ConfigError(
+                f"targets.shuffle={targets.shuffle} exchanges what a bank says of shapes, and no "
+                "term in force reads one: leave it out"
+            )
         self._random_views = self._count_random_views(readers)
         self.fields = self._describe(readers)
         self._labels = torch.from_numpy(split.labels).to(device)
@@ -111,9 +117,12 @@ class ShapeSet:
         self._images = [reader for reader in readers if reader.decodes]
         stay, self._to_stream = divide(arrays, len(self.members), device, data.cache_on_device)
         self._kept = [self._keep(stay)] if stay else []
+        if data.cache_on_device is True:  # refused now, not at the first batch
+            divide(self._images, len(self.members), device, True)
 
     def _count_random_views(self, readers: Sequence[Reader]) -> int | None:
-        if not any(reader.by_view or reader.name == "visibility" for reader in readers):
+        numbered = NUMBERS in self._copies.get(0, {})
+        if not numbered and not any(r.by_view or r.name == "visibility" for r in readers):
             return None
         count = self.data.views
         if count is not None and count > len(self.views):
@@ -127,10 +136,12 @@ class ShapeSet:
         shapes = {r.name: (count, *r.shape[1:]) if r.by_view else r.shape for r in readers}
         if "visibility" in shapes:
             shapes["visibility"] = (shapes["visibility"][0], count)  # kept as bits
+        shapes[NUMBERS] = (count,)
         fields = {name: Field(()) for name in ALWAYS}
         for names in self._copies.values():
             for base, name in names.items():
-                fields[name] = Field(shapes[base], base in CHANGED or self.bank.signed(base))
+                own = base in (*CHANGED, NUMBERS)
+                fields[name] = Field(shapes[base], own or self.bank.signed(base))
         return fields
 
     def __len__(self) -> int:
@@ -213,6 +224,9 @@ class ShapeSet:
         found = [store.batches(batches, views) for store in self._stores]
         for index, columns, *parts in zip(indices, chosen, *found, strict=True):
             batch = {"index": index, "label": self._labels[index]}
+            if NUMBERS in self.fields:
+                every = torch.arange(len(self.views), device=self.device).expand(len(index), -1)
+                batch[NUMBERS] = every if columns is None else columns
             for part in parts:
                 batch |= part
             yield self._unpack(batch, columns)

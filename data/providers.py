@@ -16,6 +16,7 @@ from utils.errors import ConfigError
 from utils.settings import DataSettings, TargetSettings
 
 ALWAYS = ("index", "label")  # in every batch
+NUMBERS = "view_index"  # which of the views that teach a batch holds
 CLOUD = ("points", "visibility", "parts")  # row n of each is about point n
 CHANGED = (*CLOUD, "views", "part_images")  # what changes at random in training
 
@@ -53,10 +54,10 @@ def make_readers(
         readers.append(view_reader(split, views, data.size))
     if "part_images" in fields:
         readers.append(part_image_reader(split, views, data.size))
-    taught = sorted(fields - {*ALWAYS, *CHANGED})
+    taught = sorted(fields - {*ALWAYS, *CHANGED, NUMBERS})
     if not taught:
         return readers, None
-    bank = open_bank(split, targets, taught, [*ALWAYS, *CHANGED])
+    bank = open_bank(split, targets, taught, [*ALWAYS, *CHANGED, NUMBERS])
     return readers + bank_readers(split, bank, taught, views, targets.shuffle, seed), bank
 
 

@@ -6,6 +6,7 @@ a weight. Teachers and students train alike.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,8 @@ class Objective(nn.Module):
         self.judge = next(judges, None)
         for term in self.terms.values():
             term.begin(cameras or {})
+            if set(term.modules()) & set(term.frozen.values()):
+                raise RuntimeError(f"terms.{term.name}: a frozen module is an attribute of it too")
 
     @property
     def trains_all(self) -> bool:
@@ -164,11 +167,13 @@ def pack_heads(terms: Mapping[str, Term]) -> dict[str, dict[str, Any]]:
 
 def build_heads(packed: Mapping[str, Any], network: nn.Module, path: str | Path) -> None:
     """Give ``network`` the heads of :func:`pack_heads`, in evaluation mode; those of terms that are
-    not registered here are left out. Without a ``state`` they have fresh weights.
+    not registered here are left out, which is said. Without a ``state`` they have fresh weights.
 
     Raises:
         DataError: a head that does not fit its own description.
     """
+    for name in packed.keys() - TERMS.keys():
+        print(f"{path}: left out the head of terms.{name}, unknown here", file=sys.stderr)
     for name in (name for name in TERMS if name in packed):
         try:
             settings = TERMS[name].Settings.model_validate(packed[name]["settings"])

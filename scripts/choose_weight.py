@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+BASELINE = r"(transform \S+ )?task \S+;.*"  # recipes of its own task and nothing else
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", default="expt/results.csv")
@@ -45,6 +48,7 @@ def choose(rows: DataFrame, data: str, model: str, epochs: int | None) -> float:
     rows = latest(rows)
     rows = rows[(rows.data == data) & (rows.model == model)]
     rows = rows[(rows.split == "val") & (rows.method == "baseline")]
+    rows = rows[rows.recipe.str.fullmatch(BASELINE)]
     if epochs:
         rows = rows[rows.epochs == epochs]
     if rows.empty:

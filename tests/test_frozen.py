@@ -141,6 +141,8 @@ def test_a_frozen_network_is_exported(workshop, tmp_path, capfd):
     assert bank.signed("view_codes")
     told = bank.provenance["teacher_config"]
     assert (told["timm"], told["size"], told["precision"]) == ("test_efficientnet", 32, "float32")
+    assert bank.label() == ["codes of test_efficientnet (random, 32 px)"]
+    assert bank.identity.endswith(", 32 pixels, float32")
     row = bank.locate([split.ids[5]])
     codes = bank.read("view_codes", row)
     np.testing.assert_allclose(bank.read("codes", row), codes.mean(axis=1), atol=1e-4)

@@ -291,3 +291,27 @@ def test_damaged_data_is_named_by_whoever_reads_it(subset, tmp_path, workers):
     next(batches)
     with pytest.raises(DataError, match=message):
         next(batches)
+
+
+def test_the_numbers_of_views_are_those_of_the_cameras(make, subset):
+    shapes = make("views", "view_index", views=3, teach_views=6)
+    assert shapes.fields["view_index"].shape == (3,)
+    batch = next(shapes.training(8, 0, PointAugmentation(), ViewAugmentation())(0))
+    stored = shapes.views[batch["view_index"]]  # (8, 3) numbers of the split
+    assert not (stored == stored[0]).all()
+    for row, shape in enumerate(batch["index"].tolist()):
+        found = subset.split.views(shape, stored[row].tolist())
+        assert np.array_equal(batch["views"][row, :, 0], found)
+    whole = next(shapes.evaluation(2))
+    assert whole["view_index"].tolist() == [list(range(6))] * 2
+
+
+def test_what_cannot_be_is_refused_before_the_first_batch(make, monkeypatch):
+    with pytest.raises(ConfigError, match="targets.shuffle=all exchanges what a bank says"):
+        make("points", teach_shuffle="all")
+    for name in ("points@x", "points@0", "points@-1"):
+        with pytest.raises(ConfigError, match="expected points, or points@1"):
+            make(name)
+    monkeypatch.setattr("data.stores.free_memory", lambda _device: 100)
+    with pytest.raises(ConfigError, match="data.cache_on_device=true needs"):
+        make("views", cache_on_device=True)

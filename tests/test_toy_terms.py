@@ -20,6 +20,7 @@ from models.terms.base import Term
 from scripts.choose_weight import choose
 from utils import checkpoint, results
 from utils.checkpoint import read_model
+from utils.fields import Field
 from utils.optim import build_optimizer
 from utils.run import Run
 from utils.settings import Factor, OptimSettings, TermSettings, TrainSettings
@@ -195,7 +196,7 @@ def test_controls_are_part_of_the_label(workshop, shuffle, word):
     arguments = [*MINE, "train.epochs=1", f"targets.shuffle={shuffle}", "targets.views=3"]
     train_student.main(workshop.student_arguments("-", *arguments))
     content = read_model(workshop.student(f"Tiny_pointnet_{name}_s0"))
-    assert content["training"]["method"] == ["mine", "3 views", word]
+    assert content["training"]["method"] == ["mine", word]  # of views it reads nothing
     assert content["training"]["bank"]["data_name"] == "Tiny"
 
 
@@ -240,3 +241,20 @@ def test_a_frozen_network_hands_gradients_on_and_follows_its_term():
     assert critic[0].weight.dtype == torch.float32
     assert objective.double().terms["judged"].frozen["critic"][0].weight.dtype == torch.float64
     assert objective.to("meta").terms["judged"].frozen["critic"][0].weight.device.type == "meta"
+
+
+class Doubled(Toy):
+    """Assigns what it freezes."""
+
+    name = "doubled"
+
+    def begin(self, cameras):
+        self.freeze("net", nn.Linear(2, 2))
+        self.net = self.frozen["net"]
+
+
+def test_a_frozen_module_that_is_a_head_too_is_refused():
+    register(Doubled)
+    terms = {"doubled": Doubled.Settings(weight=1.0)}
+    with pytest.raises(RuntimeError, match="terms.doubled: a frozen module is an attribute"):
+        Objective(build_student("pointnet", 4), terms, {"codes": Field((7,))})

@@ -21,7 +21,7 @@ from utils.meters import EpochSums, TimedBatches
 from utils.optim import build_optimizer, build_schedule, load_optimizer
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
-from utils.step import build_step, check_step
+from utils.step import build_step
 from utils.tasks import Task
 
 Batch = dict[str, Tensor]
@@ -76,10 +76,8 @@ def fit(
 
     Raises:
         RunError: a loss or a weight that is not finite.
-        ConfigError: a kind of step that is not to be had here.
     """
     objective = training.objective
-    check_step(train, device)
     optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
     state = run.load_state()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from utils.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Field:
@@ -20,6 +22,12 @@ class Field:
 
 
 def split_copy(name: str) -> tuple[str, int]:
-    """``points@1`` -> (``points``, 1); without a copy's number, 0."""
-    base, _, copy = name.partition("@")
+    """``points@1`` -> (``points``, 1); without a copy's number, 0.
+
+    Raises:
+        ConfigError: what stands behind ``@`` is no number above 0.
+    """
+    base, at, copy = name.partition("@")
+    if at and (not copy.isdecimal() or int(copy) == 0):
+        raise ConfigError(f"found the field {name}, expected {base}, or {base}@1 for a copy of it")
     return base, int(copy or 0)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -177,11 +177,14 @@ class TargetSettings(Group):
     # control: what the teacher says of another shape, of any class or of the same
     shuffle: Literal["none", "all", "class"] = "none"
 
-    def changes(self) -> list[str]:
-        """What is not as usual, in words: part of the label of a run that a teacher taught."""
+    def changes(self, read: Collection[str]) -> list[str]:
+        """What is not as usual in the fields that are ``read``, in words: part of the label of a
+        run that a teacher taught."""
+        seen = "visibility" in read
+        by_view = seen or any(name.startswith("view") for name in read)
         words = {
-            f"visibility {self.visibility}": self.visibility != "stored",
-            f"{self.views} views": self.views is not None,
+            f"visibility {self.visibility}": seen and self.visibility != "stored",
+            f"{self.views} views": by_view and self.views is not None,
             "shuffled codes": self.shuffle == "all",
             "codes shuffled within classes": self.shuffle == "class",
         }

@@ -77,7 +77,8 @@ class Term(nn.Module):
 
         Args:
             cameras: ``intrinsics`` (V, 3, 3), ``extrinsics`` (V, 4, 4) and ``image_size`` of the
-                views that teach.
+                views that teach. A batch may hold some of them: its field ``view_index`` (B, V')
+                says which.
         """
 
     def forward(self, batch: Batch, output: Any) -> Tensor:
@@ -94,11 +95,11 @@ class Term(nn.Module):
         training is made of; terms that know classes define it."""
         raise NotImplementedError
 
-    def freeze(self, name: str, module: nn.Module) -> nn.Module:
+    def freeze(self, name: str, module: nn.Module) -> None:
         """Keep ``module`` as ``self.frozen[name]``: in evaluation mode and without gradients for
-        ever, in no optimiser, in no state, but on the device of the term."""
+        ever, in no optimiser, in no state, but on the device of the term. It must not be assigned
+        to the term as well, which would make it a head."""
         self.frozen[name] = module.eval().requires_grad_(False)
-        return module
 
     def _apply(self, fn, recurse: bool = True):
         for module in self.frozen.values():
