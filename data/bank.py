@@ -12,14 +12,14 @@ Version 1 had these four arrays and no ``signed``; its codes came out of a ReLU.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from data.storage import OpenedPerProcess, PreparedSplit
+from data.hdf5 import OpenedPerProcess, read_rows
+from data.storage import PreparedSplit
 from utils.errors import DataError
 from utils.files import atomic_path
 
@@ -35,7 +35,6 @@ PROVENANCE = (
     "teacher_config",
     "commit",
 )
-PIECE = 1 << 26  # bytes that are read at once
 CHECKED = 256  # shapes whose values are looked at at once
 
 
@@ -182,23 +181,14 @@ class Bank(OpenedPerProcess):
         Raises:
             DataError: values that are not finite, or a file that has been damaged since.
         """
-        shape = self.shape(name)
-        wanted, back = np.unique(rows, return_inverse=True)
-        count, axes = len(wanted), shape if views is None else (len(views), *shape[1:])
-        found = np.empty((count, *axes), np.float16)
-        # Neighbouring rows are read at once: HDF5 is slow at picking single ones.
-        largest = max(1, PIECE // max(1, 2 * math.prod(shape)))
-        begins = (np.diff(wanted, prepend=-2) != 1) | (np.arange(count) % largest == 0)
-        cuts = [*np.flatnonzero(begins).tolist(), count]
+        self.shape(name)
         try:
-            array = self._file[name]
-            for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
-                piece = array[wanted[begin] : wanted[begin] + end - begin]
-                found[begin:end] = piece if views is None else piece[:, views]
+            found = read_rows(self._file[name], rows)
         except (OSError, KeyError) as error:
             raise DataError(f"{self.path} cannot be read ({error}); export it again") from error
-        self._refuse_broken(name, found, wanted)
-        return found if np.array_equal(wanted, rows) else found[back]
+        found = found if views is None else found[:, views]
+        self._refuse_broken(name, found, rows)
+        return found
 
     def _refuse_broken(self, name: str, found: np.ndarray, rows: np.ndarray) -> None:
         for begin in range(0, len(found), CHECKED):

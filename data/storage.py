@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from data.hdf5 import OpenedPerProcess, read_rows
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from utils.errors import DataError
 
@@ -43,7 +43,6 @@ FORMAT = "multiview-distillation split"
 VERSION = 1
 FRAME = "right-handed, z up, bounding box centred, scaled into the unit sphere"
 SPLITS = ("train", "test")
-DENSE = 2  # times as many rows in one read cost less than reads of their own
 
 DATASETS = (
     "ids",
@@ -76,41 +75,6 @@ JSONS = ("class_names", "part_names", "recipe", "settings")
 def decode_png(stream: bytes) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8; OSError or ValueError for what is no PNG stream."""
     return np.asarray(Image.open(io.BytesIO(stream)))
-
-
-def read_rows(
-    dataset: h5py.Dataset, rows: np.ndarray | None, count: int | None = None
-) -> np.ndarray:
-    """Entries ``rows`` (R,) of the first axis, in that order and as often; None: all.
-
-    ``count``: of the second axis, only the first so many.
-    """
-    rest = () if count is None else (slice(count),)
-    if rows is None:
-        return dataset[(slice(None), *rest)]
-    low, high = int(rows.min()), int(rows.max()) + 1
-    if high - low <= DENSE * len(rows):
-        return dataset[(slice(low, high), *rest)][rows - low]
-    return np.stack([dataset[(row, *rest)] for row in rows.tolist()])
-
-
-class OpenedPerProcess:
-    """An HDF5 file that every process opens for itself, on first use: HDF5 gives no promise for a
-    handle that came through a fork, and none for one that is pickled."""
-
-    path: Path
-    _handle: h5py.File | None = None
-    _owner = 0
-
-    @property
-    def _file(self) -> h5py.File:
-        if self._handle is None or self._owner != os.getpid():
-            self._handle = h5py.File(self.path, "r")
-            self._owner = os.getpid()
-        return self._handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
 
 
 class PreparedSplit(OpenedPerProcess):

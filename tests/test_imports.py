@@ -26,7 +26,7 @@ def modules(path: Path) -> set[str]:
 # From the ground up: a room, which is a file or a folder, imports from the floors below it alone.
 FLOORS = {
     "data": [
-        {"rng", "parts", "batches", "synthetic"},
+        {"rng", "parts", "batches", "synthetic", "hdf5"},
         {"geometry", "storage", "augment", "stores"},
         {"sources", "rendering", "views", "bank"},
         {"prepare", "targets", "show"},
