@@ -20,6 +20,7 @@ from models.release.networks import RELEASES
 from models.release.tables import expand, read_table
 from scripts import convert_release
 from scripts.reference import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
+from utils import results
 from utils.checkpoint import read_model
 from utils.errors import DataError
 
@@ -148,6 +149,13 @@ def test_the_checkpoint_says_whose_weights_it_holds(tmp_path):
     released = content["training"]["released"]
     assert released["network"] == "PointNet_Seg_Distiller" and released["file"] == "in.pth"
     assert "PointMCD" in released["source"] and len(released["sha256"]) == 64
+    assert content["training"]["method"] == ["pointmcd"] and content["training"]["labelled"]
+    assert set(content["heads"]) == {"alignment"}
+    assert content["heads"]["alignment"]["state"].keys() >= {"head.linear.weight", "head.norm.bias"}
+    assert not any("projection" in name or "heads" in name for name in content["model"])
+    path = convert(scattered(pointnet2.Classification()).state_dict(), tmp_path)
+    content = read_model(path, "student")
+    assert content["training"]["method"] == ["baseline"] and content["heads"] == {}
 
 
 def wrapped(state):
@@ -275,8 +283,10 @@ def test_a_published_network_is_tested_as_it_is(workshop, tmp_path):
     arguments += ["--device", "cpu", "--threads", "1"]
     arguments += ["--results", str(tmp_path / "results.csv"), "--pictures", str(tmp_path)]
     test.main([str(path), *arguments])
-    row = (tmp_path / "results.csv").read_text()
-    assert "released" in row and "pointnet" in row
+    (row,) = results.read(tmp_path / "results.csv")
+    assert (row.model, row.method, row.protocol) == ("pointnet", "pointmcd", "released weights")
+    assert row.recipe == "released, https://github.com/keeganhk/PointMCD"
+    assert (tmp_path / "predictions" / "out_Tiny_test.npz").is_file()
 
 
 def test_a_name_may_hold_spaces(tmp_path):

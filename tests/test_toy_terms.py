@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import slow_if
 from helpers import settle
 from torch import nn
 
@@ -188,7 +189,8 @@ def test_run_names_say_what_taught(weights, method, targets, name):
 
 
 @pytest.mark.parametrize(
-    ("shuffle", "word"), [("all", "shuffled codes"), ("class", "codes shuffled within classes")]
+    ("shuffle", "word"),
+    [("all", "shuffled codes"), slow_if(True, "class", "codes shuffled within classes")],
 )
 def test_controls_are_part_of_the_label(workshop, shuffle, word):
     register(Toy)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TEACHER, prepare_tiny, run_program
+from conftest import ROOT, TEACHER, prepare_tiny, run_program, slow_if
 
 import export_teacher
 import test as test_program
@@ -59,7 +59,8 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.filterwarnings("error:.*lr_scheduler")
 @pytest.mark.parametrize(
-    "options", [(), ("optim.name=adamw", "optim.schedule=step", "optim.warmup_epochs=1")]
+    "options",
+    [(), slow_if(True, ("optim.name=adamw", "optim.schedule=step", "optim.warmup_epochs=1"))],
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(workshop, distilled, monkeypatch, options):
     whole, name = distilled, f"parts_{len(options)}"
@@ -170,6 +171,7 @@ def test_a_run_keeps_its_precision_on_another_machine(workshop, monkeypatch, beg
     assert workshop.student(f"moved_{begun}").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_restarted_takes_its_settings_and_precision_anew(workshop, monkeypatch):
     arguments = workshop.student_arguments("restarted", "train.epochs=1")
     train_student.main(arguments)
