@@ -96,8 +96,8 @@ def open_bank(
     if settings.bank is None:
         raise ConfigError(
             f"batches with {names} were asked for, and {given}. What a teacher says is in its "
-            "bank: give targets.bank=FILE of export_teacher.py, or train the baseline, which reads "
-            "no teacher"
+            "bank: give targets.bank=FILE of export_teacher.py, or train the baseline "
+            "(terms.alignment.weight=0), which reads no teacher"
         )
     bank = Bank(settings.bank)
     absent = sorted(set(fields) - set(bank.names))

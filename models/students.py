@@ -121,8 +121,8 @@ class Student(nn.Module):
         if visibility is not None:
             if "alignment" not in self.heads:
                 raise ConfigError(
-                    "this student has no projection to view codes: it was not distilled, or was "
-                    "not loaded from a checkpoint"
+                    "this student has no projection to view codes: it was not trained with "
+                    "terms.alignment, or was not loaded from a checkpoint"
                 )
             output.view_codes, output.seen = self.heads["alignment"].view_codes(output, visibility)
         return output

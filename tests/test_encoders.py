@@ -21,6 +21,8 @@ from utils.errors import ConfigError
 CLASSES = 7
 CARRYING = {"pointnet2_ssg": 128, "pointnet2_msg": 128, "curvenet": 64}  # the others: all points
 CARRYING["curvenet_released"] = CARRYING["curvenet"]
+# whose cloud feature begins with the maximum of the embeddings
+POOLED_BY_MAXIMUM = {"pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", *CARRYING}
 # Fewest points: centres of the first level, second resolution, neighbours.
 SMALLEST = {"pointnet2_ssg": 512, "pointnet2_msg": 512, "curvenet": 256, "dgcnn": 20}
 SMALLEST["curvenet_released"] = SMALLEST["curvenet"]
@@ -100,8 +102,9 @@ def test_output_contract(name, count):
     assert output.point_index.dtype == torch.int64
     assert all(len(row.unique()) == carrying for row in output.point_index)
     assert output.point_index.min() >= 0 and output.point_index.max() < count
-    pooled = output.global_feature[:, : network.encoder.feature_channels]
-    assert torch.equal(output.point_features.amax(dim=1), pooled)
+    if name in POOLED_BY_MAXIMUM:
+        pooled = output.global_feature[:, : network.encoder.feature_channels]
+        assert torch.equal(output.point_features.amax(dim=1), pooled)
     assert all(value.shape == () for value in output.extra_losses.values())
 
 
@@ -223,6 +226,8 @@ def test_numbers_that_no_parameter_shows_are_those_of_the_papers():
 @every_encoder
 @pytest.mark.parametrize("head", ["pointmcd", "published"])
 def test_every_head_fits_every_encoder(name, head):
+    if head == "published" and not ENCODERS[name].published:
+        pytest.skip("its paper's classifier is not offered")
     network = build_student(name, CLASSES, head)
     code = torch.randn(4, network.encoder.global_channels)
     assert network.head(code).shape == (4, CLASSES)

@@ -250,7 +250,7 @@ def test_segmentation_is_told_the_category_and_ignores_unlabelled_points(batch):
 
 def test_view_codes_need_a_head_that_was_loaded(batch):
     student = every_other()
-    with pytest.raises(ConfigError, match="was not distilled"):
+    with pytest.raises(ConfigError, match="was not trained with terms.alignment"):
         student(batch["points"], visibility=batch["visibility"])
     objective = build(student, WEIGHTS)
     objective(batch)  # moves the statistics of the head
@@ -327,7 +327,9 @@ def test_every_option_of_a_taught_term_that_changes_a_run_is_named():
 def test_every_control_is_named():
     other = {"views": 4, "visibility": "hpr", "shuffle": "class"}
     assert set(TargetSettings.model_fields) == {"bank", *other}
-    assert TargetSettings(bank="a.h5").changes() == []
-    changes = TargetSettings(**other).changes()
+    read = {"visibility", "view_codes"}
+    assert TargetSettings(bank="a.h5").changes(read) == []
+    changes = TargetSettings(**other).changes(read)
     assert changes == ["visibility hpr", "4 views", "codes shuffled within classes"]
-    assert TargetSettings(shuffle="all").changes() == ["shuffled codes"]
+    assert TargetSettings(**other).changes({"codes"}) == changes[2:]  # what is read alone
+    assert TargetSettings(shuffle="all").changes(read) == ["shuffled codes"]

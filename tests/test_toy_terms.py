@@ -3,11 +3,12 @@
 import copy
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import slow_if
+from conftest import ROOT, slow_if
 from helpers import settle
 from torch import nn
 
@@ -260,3 +261,25 @@ def test_a_frozen_module_that_is_a_head_too_is_refused():
     terms = {"doubled": Doubled.Settings(weight=1.0)}
     with pytest.raises(RuntimeError, match="terms.doubled: a frozen module is an attribute"):
         Objective(build_student("pointnet", 4), terms, {"codes": Field((7,))})
+
+
+def test_the_term_of_the_documents_learns():
+    """As a reader would copy it."""
+    text = (ROOT / "models" / "README.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "(Term)" in b)
+    space = {"__name__": "mine"}
+    exec(block, space)
+    mine = register(space["Mine"])
+    student = build_student("dgcnn", 4)
+    terms = {"mine": mine.Settings(weight=1.0)}
+    objective = Objective(student, terms, {"codes": Field((7,))})
+    batch = {"points": torch.randn(3, 32, 3), "codes": torch.randn(3, 7)}
+    optimizer = torch.optim.SGD(objective.terms.parameters(), 0.01)
+    losses = []
+    for _ in range(6):
+        loss = objective.total(objective(batch).losses)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]

@@ -123,7 +123,7 @@ def test_a_baseline_is_one_whatever_would_have_taught_it(distilled, tmp_path):
     checkpoint.save(path, old_student(read_model(distilled), loss, **CONTROLS))
     points, visibility = cloud()
     assert same(answers(path, points), answers(distilled, points))
-    with pytest.raises(ConfigError, match="was not distilled"):
+    with pytest.raises(ConfigError, match="was not trained with terms.alignment"):
         load_model(path)(points, visibility=visibility)
     row = row_of(path, tmp_path)
     assert row.method == "baseline"

@@ -87,8 +87,10 @@ def fit(
         history = state["history"]
         if is_main():
             done = history["epoch"] == train.epochs
-            doing = "already trained:" if done else "resuming"
-            print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs")
+            doing, more = ("already trained:", "; run.overwrite=true trains it anew")
+            if not done:
+                doing, more = "resuming", ""
+            print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs{more}")
     schedule = build_schedule(optim, optimizer, train.epochs, history["epoch"])
     step = build_step(objective, optimizer, optim, train, device)
     writer = (

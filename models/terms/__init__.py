@@ -22,7 +22,7 @@ TERMS: dict[str, type[Term]] = {}
 
 
 def register(term: type[Term]) -> type[Term]:
-    """Make a term known by its ``name``; may stand as a decorator above its class."""
+    """Make a term known by its ``name``."""
     TERMS[term.name] = term
     return term
 
