@@ -286,7 +286,7 @@ def test_a_published_network_is_tested_as_it_is(workshop, tmp_path):
     (row,) = results.read(tmp_path / "results.csv")
     assert (row.model, row.method, row.protocol) == ("pointnet", "pointmcd", "released weights")
     assert row.recipe == "released, https://github.com/keeganhk/PointMCD"
-    assert (tmp_path / "predictions" / "out_Tiny_test.npz").is_file()
+    assert (tmp_path / "predictions" / "out_Tiny_test_64points.npz").is_file()
 
 
 def test_a_name_may_hold_spaces(tmp_path):
