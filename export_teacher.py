@@ -112,8 +112,7 @@ def export(options: argparse.Namespace, device: torch.device) -> None:
                 return teacher(batch["views"]).arrays()
 
         for split in splits.values():
-            shapes = Subset(split, np.arange(len(split.ids)))
-            views = ShapeSet(shapes, {"views"}, settings, device)
+            views = ShapeSet(Subset.whole(split), {"views"}, settings, device)
             rows.append(predict(teacher, views.evaluation(options.batch_size), compute))
     if is_main():
         held = [name for name in rows[0] if name not in ("index", "label")]

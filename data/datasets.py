@@ -54,6 +54,11 @@ class Subset:
     split: PreparedSplit
     members: np.ndarray
 
+    @classmethod
+    def whole(cls, split: PreparedSplit) -> Subset:
+        """All shapes of a split."""
+        return cls(split, np.arange(len(split.ids)))
+
 
 def training_subsets(data: DataSettings, protocol: ProtocolSettings) -> tuple[Subset, Subset]:
     """What to train on, and what to watch while training.
@@ -66,7 +71,7 @@ def training_subsets(data: DataSettings, protocol: ProtocolSettings) -> tuple[Su
     if len(held_out):
         return Subset(train, members), Subset(train, held_out)
     test = open_split(data.name, "test", data.root)
-    return Subset(train, members), Subset(test, np.arange(len(test.ids)))
+    return Subset(train, members), Subset.whole(test)
 
 
 class ShapeSet:

@@ -28,8 +28,7 @@ def tested_data(content: Mapping[str, Any], options: Any) -> DataSettings:
 
 def whole_split(data: DataSettings, split: str) -> Subset:
     """All shapes of ``train`` or ``test``."""
-    opened = open_split(data.name, split, data.root)
-    return Subset(opened, np.arange(len(opened.ids)))
+    return Subset.whole(open_split(data.name, split, data.root))
 
 
 def tested_subset(data: DataSettings, split: str, training: Mapping[str, Any], path: str) -> Subset:

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
 def answer(content: dict, name: str, split: PreparedSplit) -> np.ndarray:
     """Class probabilities (S, K) of one student on every shape of a split."""
     student = build_model(content, name)
-    subset = Subset(split, np.arange(len(split.ids)))
+    subset = Subset.whole(split)
     data = content["config"]["data"]
     settings = PointDataSettings(name=data["name"], points=data["points"])
     shapes = ShapeSet(subset, {"points"}, settings, torch.device("cpu"))

@@ -87,9 +87,8 @@ def fit(
         history = state["history"]
         if is_main():
             done = history["epoch"] == train.epochs
-            doing, more = ("already trained:", "; run.overwrite=true trains it anew")
-            if not done:
-                doing, more = "resuming", ""
+            doing = "already trained:" if done else "resuming"
+            more = "; run.overwrite=true trains it anew" if done else ""
             print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs{more}")
     schedule = build_schedule(optim, optimizer, train.epochs, history["epoch"])
     step = build_step(objective, optimizer, optim, train, device)
