@@ -8,9 +8,11 @@ import torch
 from conftest import slow_if
 
 from data import stores
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
 from data.stores import Reader, Resident, Streamed
+from data.subsets import Subset
+from data.training import TrainingBatches
 from data.views import ImageReader, view_reader
 from utils.device import free_memory
 from utils.errors import ConfigError
@@ -49,7 +51,7 @@ def test_resident_views_are_the_decoded_ones(subset, workers, size):
             for cache in (True, False)
         )
         assert same(list(resident.evaluation(8)), list(decoded.evaluation(8)))
-        draw, again = (each.training(4, 1, STILL, CHANGES) for each in (resident, decoded))
+        draw, again = (TrainingBatches(each, 4, 1, STILL, CHANGES) for each in (resident, decoded))
         before = torch.get_rng_state()
         for epoch in (0, 1, 0):
             one = list(draw(epoch))
@@ -68,7 +70,7 @@ def test_what_was_decoded_is_not_decoded_again(subset, monkeypatch):
 
 def test_decoding_processes_stay_from_epoch_to_epoch(subset):
     views = view_set(subset, workers=2, cache_on_device=False)
-    draw = views.training(4, 0, STILL, ViewAugmentation())
+    draw = TrainingBatches(views, 4, 0, STILL, ViewAugmentation())
 
     def processes():
         return {worker.pid for worker in views._stores[0].loader._iterator._workers}
@@ -136,10 +138,10 @@ def test_the_clock_runs_while_a_batch_is_waited_for():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_on_a_gpu_are_those_on_a_cpu(subset, workers):
     device = torch.device("cuda", 0)
-    expected = list(view_set(subset, views=5).training(4, 1, STILL, ViewAugmentation())(0))
+    expected = list(TrainingBatches(view_set(subset, views=5), 4, 1, STILL, ViewAugmentation())(0))
     for cache in (True, False):
         views = view_set(subset, device, workers=workers, cache_on_device=cache, views=5)
-        found = list(views.training(4, 1, STILL, ViewAugmentation())(0))
+        found = list(TrainingBatches(views, 4, 1, STILL, ViewAugmentation())(0))
         assert found[0]["views"].device == device
         assert same(found, expected)
 
@@ -151,7 +153,7 @@ def test_a_step_waits_for_nothing(subset, cache):
     data = PointDataSettings(name="Tiny", points=64, views=5, cache_on_device=cache)
     fields = {"points", "points@1", "visibility", "parts", "views"}
     moves = PointAugmentation(shift=0.1, dropout=0.5, rotation="any", jitter=0.01)
-    batches = ShapeSet(subset, fields, data, device).training(4, 0, moves, CHANGES)(0)
+    batches = TrainingBatches(ShapeSet(subset, fields, data, device), 4, 0, moves, CHANGES)(0)
     next(batches)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
