@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import slow_if
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from data import stores
 from data.bank import Bank
@@ -319,3 +320,16 @@ def test_what_cannot_be_is_refused_before_the_first_batch(make, monkeypatch):
     monkeypatch.setattr("data.stores.free_memory", lambda _device: 100)
     with pytest.raises(ConfigError, match="data.cache_on_device=true needs"):
         make("views", cache_on_device=True)
+
+
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_what_is_drawn_follows_from_the_inputs_alone(make, cache):
+    """A CUDA graph replays the operations of one step: nothing of its epoch, its shapes or its
+    views may be a number among them. Recorded here by PyTorch's tracer."""
+    names = ["points", "points@1", "visibility", "views", "view_index", "view_codes"]
+    shapes = make(*names, views=3, cache_on_device=cache)
+    batches = TrainingBatches(shapes, 4, 7, MOVES, CHANGES)
+    recorded = make_fx(lambda inputs: batches.draw(inputs))(next(batches.inputs(0)))
+    for epoch in (1, 2):
+        for inputs, expected in zip(batches.inputs(epoch), batches(epoch), strict=True):
+            assert same([recorded(inputs)], [expected])

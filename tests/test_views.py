@@ -17,7 +17,7 @@ from data.views import ImageReader, view_reader
 from utils.device import free_memory
 from utils.errors import ConfigError
 from utils.machine import local_cores
-from utils.meters import TimedBatches
+from utils.meters import EpochClock
 from utils.settings import DataSettings, PointAugmentation, PointDataSettings, ViewAugmentation
 
 CPU = torch.device("cpu")
@@ -118,20 +118,33 @@ def test_free_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
     assert local_cores() == max(1, cores // 4)
 
 
-def test_the_clock_runs_while_a_batch_is_waited_for():
-    def slow():
-        for number in range(3):
-            time.sleep(0.05)
-            yield number
+def test_the_clock_runs_while_data_is_waited_for_and_not_while_steps_are_taken(subset, monkeypatch):
+    read = ImageReader.read
 
-    timed = TimedBatches(slow())
-    found = []
-    for number in timed:
-        time.sleep(0.02)
-        found.append(number)
-    assert found == [0, 1, 2]
-    assert 0.15 <= timed.waited < timed.seconds
-    assert 30 < timed.waiting < 95
+    def slowly(*arguments):
+        time.sleep(0.05)
+        return read(*arguments)
+
+    monkeypatch.setattr(ImageReader, "read", slowly)
+    views = view_set(subset, cache_on_device=False, workers=0)
+    batches = TrainingBatches(views, 5, 0, STILL, ViewAugmentation())
+    clock, count = EpochClock(lambda: batches.waited), 0
+    for _ in batches(0):
+        time.sleep(0.05)  # a step
+        count += 1
+    assert count == 4
+    assert 0.2 <= batches.waited < clock.seconds - 0.2
+    assert clock.waiting == pytest.approx(100 * batches.waited / clock.seconds, rel=0.1)
+    assert EpochClock(lambda: batches.waited).waiting == 0  # of another epoch
+
+
+def test_what_is_kept_is_waited_for_once(subset):
+    kept = TrainingBatches(view_set(subset), 5, 0, STILL, ViewAugmentation())
+    list(kept(0))
+    waited = kept.waited
+    assert waited > 0
+    list(kept(1))
+    assert kept.waited == waited
 
 
 @needs_cuda

@@ -63,9 +63,7 @@ def make_training(
     kept = {
         "label": labels(batch, torch.device("cpu")),
         "points": clouds(batch, points, torch.device("cpu")),
-        "seen": torch.from_numpy(
-            pack_visibility((torch.rand(batch, points, VIEWS) < VISIBLE).numpy())
-        ),
+        "seen": torch.from_numpy(pack_visibility(seen.numpy())),
         "view_codes": torch.rand(batch, VIEWS, CODE),
     }
     kept = {name: field.to(device) for name, field in kept.items()}
