@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "dgcnn": pointmcd_students.DGCNNCls,
     "curvenet": curvenet.CurveNet,
 }
-STEPS = {  # what train.amp and train.cuda_graph say
-    "float32": ("none", False),
-    "bf16": ("bf16", False),
-    "bf16, CUDA graph": ("bf16", True),
-}
+PRECISIONS = {"float32": "none", "bf16": "bf16"}  # and what train.amp says
 CHECKED = 2  # clouds: double precision for more would take longer than the contest
 # Float32 and double precision choose differently between neighbours and maxima that are nearly
 # equal, and each such choice moves gradients as a whole. An operation that is wrong changes logits
@@ -44,12 +41,13 @@ LOGITS_WALKED, GRADIENTS_WALKED, SAME_PICKS = 1e-3, 0.05, 0.995
 
 def contests(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], Contest]]:
     found = {f"{name}, fp + bp": partial(student, name, sizes, device) for name in NETWORKS}
-    for name in NETWORKS:
-        for words, (amp, graph) in STEPS.items():
-            if graph and device.type != "cuda":
-                continue
-            title = f"{name}, training step, distilled, {words}"
-            found[title] = partial(training_step, name, amp, graph, sizes, device)
+    graphs = {"": False, ", CUDA graph": True} if device.type == "cuda" else {"": False}
+    for name, batch in product(NETWORKS, sizes.batches):
+        for (words, amp), (how, graph) in product(PRECISIONS.items(), graphs.items()):
+            if amp != "none" or batch == sizes.batches[0]:
+                title = f"{name}, training step, distilled, {words}{how}, B={batch}"
+                step = partial(training_step, name, amp, graph, batch, sizes.students[1], device)
+                found[title] = step
     return found
 
 
@@ -195,8 +193,10 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def training_step(name: str, amp: str, graph: bool, sizes: Sizes, device: torch.device) -> Contest:
-    training = make_training(name, *sizes.students, device, amp, graph)
+def training_step(
+    name: str, amp: str, graph: bool, batch: int, count: int, device: torch.device
+) -> Contest:
+    training = make_training(name, batch, count, device, amp, graph)
     for _ in range(WARM_UP if graph else 0):  # the first pass is then the one that records
         training.step()
 
@@ -204,6 +204,5 @@ def training_step(name: str, amp: str, graph: bool, sizes: Sizes, device: torch.
         finite = bool(torch.isfinite(training.step()))
         expect(finite, name, "the loss of a training step is not finite")
 
-    batch, count = sizes.students
     size = f"B={batch} N={count}, augmentation, losses, optimiser"
-    return Contest(size, {"ours": training.step}, check, batch)
+    return Contest(size, {"ours": training.step}, check, batch, recorded=graph)
