@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -164,14 +163,20 @@ def _resident_growth(group: str, name: str, form: str, sizes: Sizes, threads: in
     device = torch.device("cpu")
     torch.set_num_threads(threads)
     # what the first call of an operation loads or compiles is not its need
-    tiny = replace(TINY, batches=sizes.batches)  # which names have in them
-    GROUPS[group](tiny, device)[name]().forms[form]()
+    small = GROUPS[group](TINY, device).items()
+    build = next(build for title, build in small if work_of(title) == work_of(name))
+    build().forms[form]()
     contest = GROUPS[group](sizes, device)[name]()
     before = _begin_peak()
     kept: Any = contest.forms[form]()
     grown = (_status("VmHWM") - before) / 2**10
     del kept
     return max(grown, 0.0)
+
+
+def work_of(name: str) -> str:
+    """The name of a contest without its batch, which may be another in other sizes."""
+    return name.partition(", B=")[0]
 
 
 def _begin_peak() -> int:
