@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from data.bank import Bank, write_bank
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
+from data.subsets import Subset
 from models.loading import build_model
 from utils.checkpoint import fingerprint, read_model
 from utils.config import differences, not_negative, positive

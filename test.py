@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from data.datasets import Batch, ShapeSet, Subset
+from data.datasets import Batch, ShapeSet
 from data.geometry.sampling import farthest_point_order
-from data.tested import few_of, tested_data, tested_subset, whole_split
+from data.subsets import Subset, few_of, tested_data, tested_subset, whole_split
 from models.loading import build_model
 from models.students import build_student
 from utils import results

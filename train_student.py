@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from data.batches import epoch_steps
-from data.datasets import ShapeSet, training_subsets
+from data.datasets import ShapeSet
+from data.subsets import training_subsets
+from data.training import TrainingBatches
 from models.layers.norms import synchronise_norms
 from models.objective import Objective, pack_heads, wanted_fields
 from models.students import build_student, initialise_encoder
@@ -83,11 +84,11 @@ def train(config: StudentConfig, device: torch.device) -> None:
         synchronise_norms(objective)
     labelled = "labels" in sources(terms)
     task = task_of(student, split, labelled)
+    changes = config.augment, config.augment_views
     history = fit(
         Training(
             objective,
-            training.training(config.train.batch_size, seed, config.augment, config.augment_views),
-            epoch_steps(len(training), config.train.batch_size),
+            TrainingBatches(training, config.train.batch_size, seed, *changes),
             ShapeSet(watched_subset, task.fields, data, device),
             task,
         ),

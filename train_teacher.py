@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from data.batches import epoch_steps
-from data.datasets import ShapeSet, training_subsets
+from data.datasets import ShapeSet
+from data.subsets import training_subsets
+from data.training import TrainingBatches
 from models.images.teachers import build_teacher, initialise_backbone
 from models.layers.norms import synchronise_norms
 from models.objective import Objective, pack_heads, wanted_fields
@@ -80,8 +81,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     history = fit(
         Training(
             objective,
-            training.training(config.train.batch_size, seed, *changes),
-            epoch_steps(len(training), config.train.batch_size),
+            TrainingBatches(training, config.train.batch_size, seed, *changes),
             ShapeSet(watched_subset, task.fields, data, device),
             task,
         ),

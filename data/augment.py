@@ -22,7 +22,7 @@ def _between(unit: Tensor, low: float, high: float) -> Tensor:
 
 
 def augment_points(
-    batch: Batch, settings: PointAugmentation, seed: int, epoch: int, copy: int = 0
+    batch: Batch, settings: PointAugmentation, seed: int, epoch: int | Tensor, copy: int = 0
 ) -> Batch:
     """Thin out, scale, shift, rotate and jitter clouds, in the order of ``settings.order``.
 
@@ -116,7 +116,7 @@ MOVES = {"scale": _scale, "shift": _shift, "rotation": _rotate, "jitter": _jitte
 
 
 def augment_views(
-    batch: Batch, settings: ViewAugmentation, seed: int, epoch: int, copy: int = 0
+    batch: Batch, settings: ViewAugmentation, seed: int, epoch: int | Tensor, copy: int = 0
 ) -> Batch:
     """Flip, zoom and shift images and change their colours, with one draw for all views of a shape.
 

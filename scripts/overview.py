@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.rendering.cameras import unpack_visibility
 from data.storage import PreparedSplit, open_split
+from data.subsets import Subset
 from models.loading import build_model
 from utils.checkpoint import read_model
 from utils.engine import predict

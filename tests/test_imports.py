@@ -28,11 +28,11 @@ FLOORS = {
     "data": [
         {"rng", "parts", "batches", "synthetic", "hdf5"},
         {"geometry", "storage", "augment", "stores"},
-        {"sources", "rendering", "views", "bank"},
+        {"sources", "rendering", "views", "bank", "subsets"},
         {"prepare", "targets", "show"},
         {"providers"},
         {"datasets"},
-        {"tested"},
+        {"training"},
     ],
     "models": [
         {"outputs", "heads", "kernels"},

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from data.bank import Bank
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.rendering.cameras import unpack_visibility
 from data.storage import PreparedSplit, open_split
+from data.subsets import Subset
 from data.targets import choose_views, exchange, visibility_reader
 from utils.errors import ConfigError, DataError
 from utils.settings import PointDataSettings, TargetSettings

@@ -20,8 +20,9 @@ import train_teacher
 from data.augment import augment_points
 from data.bank import Bank
 from data.batches import training_batches
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
+from data.subsets import Subset
 from models import load_model
 from models.objective import Objective, wanted_fields
 from models.students import build_student

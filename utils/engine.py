@@ -4,9 +4,9 @@ they hand to it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.device import seed_everything
+from utils.device import describe, seed_everything
 from utils.distributed import gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
-from utils.meters import EpochSums, TimedBatches
+from utils.meters import EpochClock
 from utils.optim import build_optimizer, build_schedule, load_optimizer
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
-from utils.step import build_step
+from utils.step import EagerStep, GraphStep, build_step, no_graph
 from utils.tasks import Task
 
 Batch = dict[str, Tensor]
@@ -29,20 +29,30 @@ LOOK_EVERY = 20  # steps between two looks at the losses, for the progress bar
 PICTURED = 4  # shapes
 
 
+class Batches(Protocol):
+    """The batches of a process, epoch by epoch, each a dict with ``index``, in two parts: what
+    differs between steps, and what is made of it on the device alone, by every step for itself."""
+
+    steps: int  # of an epoch
+    waited: float  # seconds in which the host had to wait for inputs, all told
+
+    def inputs(self, epoch: int) -> Iterator[Batch]: ...
+
+    def draw(self, inputs: Batch) -> Batch: ...
+
+
 @dataclass
 class Training:
     """What an entry script hands to :func:`fit`.
 
     ``objective``: module with ``network``, ``forward(batch) -> output`` (``.losses`` and, for the
-    accuracy of training, ``.logits`` and ``.target`` or None) and ``total(losses)``.
-    ``batches(epoch)``: the batches of this process, on the device, each a dict with ``index``.
-    ``steps``: their number. ``watched``: shapes that are looked at meanwhile, as batches
+    accuracy of training, ``.logits`` and ``.target`` or None) and ``total(losses)``. ``batches``:
+    what it learns from. ``watched``: shapes that are looked at meanwhile, as batches
     ``watched.evaluation(batch_size)``. ``task``: what is measured and drawn of them.
     """
 
     objective: nn.Module
-    batches: Callable[[int], Iterable[Batch]]
-    steps: int
+    batches: Batches
     watched: Any
     task: Task
 
@@ -57,7 +67,7 @@ class Training:
             writer,
             epoch,
             outputs,
-            batch=next(iter(self.batches(epoch))),
+            batch=self.batches.draw(next(self.batches.inputs(epoch))),
             few=lambda: next(iter(self.watched.evaluation(PICTURED))),
         )
 
@@ -78,7 +88,8 @@ def fit(
         RunError: a loss or a weight that is not finite.
     """
     objective = training.objective
-    optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
+    eager = no_graph(objective, train, device)
+    optimizer = build_optimizer(optim, objective, in_graph=eager is None)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
     state = run.load_state()
     if state is not None:
@@ -91,7 +102,11 @@ def fit(
             more = "; run.overwrite=true trains it anew" if done else ""
             print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs{more}")
     schedule = build_schedule(optim, optimizer, train.epochs, history["epoch"])
-    step = build_step(objective, optimizer, optim, train, device)
+    draw = training.batches.draw
+    step = build_step(objective, draw, optimizer, optim, train, device, graph=eager is None)
+    if is_main():
+        how = f"eagerly: {eager}" if eager else "each as one CUDA graph"
+        print(f"{describe(device)}, train.amp={train.amp}; steps are taken {how}")
     writer = (
         SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
         if is_main()
@@ -128,35 +143,37 @@ def fit(
 
 
 def _train_epoch(
-    step: Callable[[Batch], Any], training: Training, train: TrainSettings, epoch: int
+    step: EagerStep | GraphStep, training: Training, train: TrainSettings, epoch: int
 ) -> dict[str, float]:
     """One pass over the batches: the means of its losses, accuracy, shapes per second over all
-    processes, and the share of the time that went into waiting for data, in percent."""
+    processes, and the share of the time in which the host waited for data, in percent."""
     training.objective.train()
-    sums = EpochSums(epoch)
-    batches = TimedBatches(training.batches(epoch))
+    sums, batches = step.sums, training.batches
+    sums.begin(epoch)
+    clock = EpochClock(lambda: batches.waited)
     bar = tqdm(
-        batches,
-        total=training.steps,
+        batches.inputs(epoch),
+        total=batches.steps,
         desc=f"epoch {epoch + 1}/{train.epochs}",
         leave=False,
         disable=None if is_main() else True,  # None: only on a terminal
         unit="step",
     )
-    for batch in bar:
-        sums.add(step(batch), len(batch["index"]))
+    for inputs in bar:
+        step(inputs)
+        sums.count(len(inputs["index"]))
         if sums.steps % LOOK_EVERY == 0:
             means = sums.peek()
             if means and not bar.disable:
                 shown = {name: f"{value:.3f}" for name, value in means.items()}
-                rate = sums.shapes * world_size() / batches.seconds
+                rate = sums.shapes * world_size() / clock.seconds
                 bar.set_postfix(
-                    shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{batches.waiting:.0f}%"}
+                    shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{clock.waiting:.0f}%"}
                 )
     scalars = sums.means()  # the one place where the host waits for the device
     _stop_if_weights_broke(training.objective, epoch)
-    scalars["throughput"] = sums.shapes * world_size() / batches.seconds
-    scalars["waiting"] = batches.waiting
+    scalars["throughput"] = sums.shapes * world_size() / clock.seconds
+    scalars["waiting"] = clock.waiting
     return scalars
 
 

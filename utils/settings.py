@@ -117,7 +117,8 @@ class TrainSettings(Group):
     eval_every: Positive = 10  # epochs between evaluations for the log; never a selection
     sync_norm: bool = True  # batch statistics of all processes together, not of each its own
     compile: bool = False  # the method, by torch.compile (needs a C++ compiler on a CPU)
-    cuda_graph: bool = False  # a step as one CUDA graph: one GPU, batches of one shape
+    # a step as one CUDA graph; auto: on one GPU, where the step can be recorded
+    cuda_graph: Literal["auto"] | bool = "auto"
     pictures: bool = True  # view grid, visibility, confusion matrix, embedding in TensorBoard
 
 

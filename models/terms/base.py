@@ -43,6 +43,9 @@ class Term(nn.Module):
     # Whether its loss gives every parameter of the network a gradient. Processes that train
     # together are told: to find out, they would look through the graph in every step.
     trains_all: ClassVar[bool] = False
+    # Whether a step may be recorded as a CUDA graph and replayed. A term that draws or counts in
+    # Python would do so once, while it is recorded, and says False.
+    in_graph: ClassVar[bool] = True
 
     def __init__(self, settings: TermSettings, network: nn.Module, fields: Mapping[str, Field]):
         super().__init__()
