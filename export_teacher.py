@@ -11,6 +11,8 @@ the shapes are shared out.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import json
 import re

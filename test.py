@@ -12,6 +12,8 @@ the network says of every shape goes to expt/predictions/RUN.npz, a picture to e
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import time
 from collections.abc import Iterator

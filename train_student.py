@@ -15,6 +15,8 @@ processes.
 
 from __future__ import annotations
 
+import utils.startup as startup
+
 import sys
 from pathlib import Path
 
@@ -40,11 +42,13 @@ from utils.tasks import SUFFIXES, output_sizes, task_of
 
 
 def main(arguments: list[str] | None = None) -> None:
+    startup.mark("imports")
     config = load_config(
         with_terms(StudentConfig), sys.argv[1:] if arguments is None else arguments
     )
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
+    startup.mark("device")
     with process_group(device):
         train(config, device)
 
@@ -58,6 +62,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)
     split = training_subset.split
+    startup.mark("data")
 
     seed_everything(config.train.seed)
     build = {
@@ -79,6 +84,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     training = ShapeSet(training_subset, fields, data, device, config.targets, seed)
     if training.bank is not None:
         inputs["teacher"] = training.bank.identity
+    startup.mark("data")
     objective = Objective(student, terms, training.fields, training.cameras).to(device)
     if config.train.sync_norm:
         synchronise_norms(objective)

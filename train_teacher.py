@@ -13,6 +13,8 @@ on N processes.
 
 from __future__ import annotations
 
+import utils.startup as startup
+
 import sys
 from pathlib import Path
 
@@ -38,11 +40,13 @@ from utils.tasks import SUFFIXES, output_sizes, task_of
 
 
 def main(arguments: list[str] | None = None) -> None:
+    startup.mark("imports")
     config = load_config(
         with_terms(TeacherConfig), sys.argv[1:] if arguments is None else arguments
     )
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
+    startup.mark("device")
     with process_group(device):
         train(config, device)
 
@@ -57,6 +61,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)
     split = training_subset.split
+    startup.mark("data")
 
     seed_everything(config.train.seed)
     build = {
@@ -73,6 +78,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         inputs["init"] = fingerprint(content["model"])
 
     training = ShapeSet(training_subset, wanted_fields(terms, teacher), data, device)
+    startup.mark("data")
     objective = Objective(teacher, terms, training.fields, training.cameras).to(device)
     if config.train.sync_norm:
         synchronise_norms(objective)

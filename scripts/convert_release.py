@@ -15,6 +15,8 @@ DataParallel are understood. Nothing but tensors, plain values and NumPy numbers
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import hashlib
 from pathlib import Path

@@ -9,6 +9,8 @@ fails ends it, with its exit code. A second call finds the work done and only te
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import contextlib
 import importlib

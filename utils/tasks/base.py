@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from utils import pictures
 from utils.part_metrics import Ranges
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Batch = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils import pictures
 from utils.tasks.base import Arrays, Batch, Report, Task, drawable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Reconstruction(Task):
