@@ -190,9 +190,31 @@ def test_adamw_decays_the_weights_of_the_layers_of_a_student(encoder):
 def test_sgd_and_adam_decay_all_in_one_group_in_order(name, kind):
     method = Everything()
     optimizer = build_optimizer(OptimSettings(name=name), method)
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     (group,) = optimizer.param_groups
     trained = [each for each in method.parameters() if each.requires_grad]
     assert len(group["params"]) == len(trained) == len(list(method.parameters())) - 2
     assert all(one is other for one, other in zip(group["params"], trained, strict=True))
     assert group["weight_decay"] == 1e-4
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_an_optimiser_without_the_compiler_computes_what_pytorchs_does(monkeypatch, name):
+    """Three steps, a state that is taken up, three more."""
+    found = []
+    for lean in (True, False):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        if not lean:
+            monkeypatch.setattr("utils.optim._lean", lambda kind: kind)
+        optimizer = build_optimizer(OptimSettings(name=name, lr=0.1), module)
+        for number in range(6):
+            if number == 3:
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            module(torch.randn(16, 4)).square().mean().backward()
+            optimizer.step()
+            assert not any(p.grad is None or p.grad.requires_grad for p in module.parameters())
+            optimizer.zero_grad(set_to_none=True)
+            assert all(p.grad is None for p in module.parameters())
+        found.append([p.detach().clone() for p in module.parameters()])
+    assert all(map(torch.equal, *found))

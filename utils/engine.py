@@ -153,11 +153,13 @@ def _open_writer(run: Run, epoch: int) -> SummaryWriter | None:
 
 
 def _say_how_it_started(device: torch.device) -> None:
+    if startup.told():
+        return
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     startup.mark("first step")
-    started = startup.summary()
-    if started and is_main():
+    started = startup.tell()
+    if is_main():
         print(f"first step done after {started}", flush=True)
 
 
