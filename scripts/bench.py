@@ -15,7 +15,7 @@ bytes that the projection has to move, timed in the same turns.
 
 Forms are compared in full float32 precision and timed in that of training. A contest that fails
 costs its own row, which then says why, and in the end the program leaves with code 1. The JSON is
-written after every row; an interrupted run leaves those that it has.
+written after every row; an interrupted run leaves those that it has, and the same command goes on.
 ``python -m scripts.make_tables --into`` fills the table of scripts/README.md from the JSON.
 """
 
@@ -26,7 +26,7 @@ import utils.startup  # noqa: F401
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -47,7 +47,7 @@ from scripts.benchmarks.measure import (
 )
 from utils.config import did_you_mean, not_negative, positive
 from utils.device import choose_device, free_memory, prepare_process
-from utils.errors import ConfigError, RunError, run_main
+from utils.errors import ConfigError, DataError, RunError, run_main
 from utils.files import atomic_path, check_place
 
 ROUNDS, QUICK_ROUNDS = 5, 2
@@ -127,12 +127,21 @@ def check_memory(options: argparse.Namespace, device: torch.device) -> None:
 
 
 def measure(
-    group: str, sizes: Sizes, device: torch.device, rounds: int, with_memory: bool, bare: bool
+    group: str,
+    sizes: Sizes,
+    device: torch.device,
+    rounds: int,
+    with_memory: bool,
+    bare: bool,
+    done: Collection[str] = (),
 ) -> Iterator[report.Row]:
-    """The rows of a group, one contest after the other; that of one that fails has ``error``."""
+    """The rows of a group without those ``done``, one contest after the other; that of one that
+    fails has ``error``."""
     # a process of its own takes time to come up: where memory is left out, so is this
     twice = with_memory and device.type == "cpu" and not bare
     for name in GROUPS[group](sizes, device):
+        if name in done:
+            continue
         print(f"{name} ...", flush=True)
         row = {"group": group, "name": name}
         figures, error = attempt(partial(times, group, name, sizes, device, rounds, twice))
@@ -161,14 +170,30 @@ def times(
 
 
 def measure_all(
-    options: argparse.Namespace, sizes: Sizes, device: torch.device, rounds: int
+    options: argparse.Namespace,
+    sizes: Sizes,
+    device: torch.device,
+    rounds: int,
+    rows: list[report.Row],
 ) -> Iterator[report.Row]:
-    """The rows of all groups that were asked for."""
+    """The rows of all groups that were asked for, without those of ``rows``."""
+    begun = {group: {row["name"] for row in rows if row["group"] == group} for group in GROUPS}
     for group in options.only:
         with_memory = can_measure_memory(device) and (
             not options.quick or group in MEASURED_WHEN_QUICK
         )
-        yield from measure(group, sizes, device, rounds, with_memory, options.bare)
+        done = begun[group]
+        yield from measure(group, sizes, device, rounds, with_memory, options.bare, done)
+
+
+def begun_rows(path: Path | None, about: dict[str, Any]) -> list[report.Row]:
+    """Of a run that was interrupted, where it had these settings on this machine and commit."""
+    try:
+        content = report.read(path) if path else {}
+    except DataError:  # no such file yet, or of something else
+        return []
+    same = all(content.get(key) == value for key, value in about.items() if key != "date")
+    return [] if content.get("finished", True) or not same else content["rows"]
 
 
 def save(content: dict[str, Any], path: Path | None) -> None:
@@ -191,10 +216,11 @@ def main(arguments: list[str] | None = None) -> int:
         prepare_process(device)
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     about = {"rounds": rounds, "quick": options.quick, "bare": options.bare}
-    rows: list[report.Row] = []
-    content = {**machine(device), **about, "finished": False, "rows": rows}
+    about = {**machine(device), **about}
+    rows = begun_rows(options.json, about)
+    content = {**about, "finished": False, "rows": rows}
     try:
-        for row in measure_all(options, sizes, device, rounds):
+        for row in measure_all(options, sizes, device, rounds, list(rows)):
             rows.append(row)
             save(content, options.json)
         content["finished"] = True

@@ -101,6 +101,21 @@ def test_an_interrupted_benchmark_leaves_what_it_has(run, capsys):
     assert "| second | small |" in table and "third" not in table and "Not finished" in table
 
 
+def test_the_same_command_goes_on_where_it_was_interrupted(run, capsys, monkeypatch):
+    first = raises(MemoryError("measured again"))
+    run.path.write_text("of something else")
+    run({"first": contest(), "second": raises(KeyboardInterrupt())})
+    assert run({"first": first, "second": contest(), "third": raises(KeyboardInterrupt())}) == 130
+    assert run({"first": first, "second": first, "third": contest()}) == 0
+    content = report.read(run.path)
+    assert content["finished"]
+    assert [row["name"] for row in content["rows"]] == ["first", "second", "third"]
+    run({"first": contest(), "second": raises(KeyboardInterrupt())})  # a finished one is replaced
+    monkeypatch.setattr(bench, "machine", lambda device: measure.machine(device) | {"commit": "b"})
+    with pytest.raises(RunError, match="1 of 2 contests failed: first"):
+        run({"first": first, "second": contest()})  # other code
+
+
 def test_the_times_outlive_a_failure_beside_them(run, capsys, monkeypatch):
     monkeypatch.setattr(bench, "can_measure_memory", lambda device: True)
     monkeypatch.setattr(bench, "memory", raises(OSError("no such process"), after=1))

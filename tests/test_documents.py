@@ -80,7 +80,7 @@ COMMANDS += [
 def check(words: list[str], folder: Path) -> None:
     """Hand a command to the parser of its program, and run nothing."""
     variables = {}
-    while re.match(r"[A-Z_]+=", words[0]):
+    while re.match(r"[A-Z][A-Z_0-9]*=", words[0]):
         name, variables[name] = words[0].partition("=")[::2]
         words = words[1:]
     program, *arguments = words
@@ -100,7 +100,7 @@ def check(words: list[str], folder: Path) -> None:
         check_dask(*arguments)
     else:
         assert program == "pip", f"no parser of {program} is known here: {shlex.join(words)}"
-        assert arguments[0] == "install"
+        assert arguments[0] in ("install", "download")
         named = {
             after for flag, after in zip(arguments, arguments[1:], strict=False) if flag == "-r"
         }

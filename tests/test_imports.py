@@ -153,3 +153,9 @@ def test_programs_do_not_import_what_only_some_commands_need(program):
     check = f"import sys, {program}; sys.exit(' '.join({slow} & sys.modules.keys()) or 0)"
     done = run_program("-c", check)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_clouds_are_prepared_without_embree():
+    check = "import sys; sys.modules['embreex'] = None; import data.prepare.__main__"
+    done = run_program("-c", check)
+    assert done.returncode == 0, done.stderr

@@ -105,28 +105,6 @@ def test_every_line_of_the_other_tables_is_parsed(tmp_path, script, environment)
     assert set(tested) <= set(trained)
 
 
-@pytest.mark.parametrize("tiny", [{}, {"TINY": "1"}], ids=["GPU", "rehearsal"])
-def test_every_line_of_what_a_gpu_should_measure_is_parsed(tmp_path, tiny):
-    environment = {"DRY": "1", "PYTHON": "python", "FOLDER": str(tmp_path), **tiny}
-    done = parse_script("gpu.sh", tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
-    commands = [part for line in done.stdout.splitlines() for part in line.split(" && ")]
-    commands = [part.removeprefix("python ") for part in commands if not part.startswith("==")]
-    assert commands[0].startswith("-m pytest")
-    on_a_gpu = [p for p in (ROOT / "tests").glob("test_*.py") if "needs_cuda" in p.read_text()]
-    assert {f"tests/{path.name}" for path in on_a_gpu} - {"tests/test_scripts.py"} <= set(
-        commands[0].split()
-    )
-    students = [line for line in commands if line.startswith("train_student.py")]
-    assert all(("train.cuda_graph=true" in line) == (not tiny) for line in students)
-    for command in commands[1:]:
-        parse_printed(command)
-    trained = re.findall(r"train_student.py .*? run.name=(\S+) train.epochs=(\d+)", done.stdout)
-    assert {epochs for _, epochs in trained} == {"1" if tiny else "250"}
-    assert len({name for name, _ in trained}) == (4 if tiny else 8)
-    assert parse_script("gpu.sh", tmp_path, STEPS="benhc", **environment).returncode == 2
-
-
 def test_finished_rows_are_not_run_again(tmp_path):
     rows = (ROOT / "expt" / "results.csv").read_text().splitlines()
     columns = rows[0].split(",")
