@@ -78,6 +78,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         content = read_model(config.init, "student")
         initialise_encoder(student, build, content, config.init)
         inputs["init"] = fingerprint(content["model"])
+    startup.mark("network")
 
     seed = config.train.seed
     fields = wanted_fields(terms, student)

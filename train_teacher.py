@@ -76,6 +76,7 @@ def train(config: TeacherConfig, device: torch.device) -> None:
         content = read_model(config.init, "teacher")
         initialise_backbone(teacher, build, content, config.init)
         inputs["init"] = fingerprint(content["model"])
+    startup.mark("network")
 
     training = ShapeSet(training_subset, wanted_fields(terms, teacher), data, device)
     startup.mark("data")

@@ -1,13 +1,14 @@
 """Who imports whom, what is tracked, and that no file names a place of one machine."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_program
+from conftest import ROOT, TEACHER, run_program
 
 OURS = {"data", "models", "utils", "scripts", "tests"}
 MAY_IMPORT = {"utils": {"utils"}, "data": {"data", "utils"}, "models": {"models", "utils"}}
@@ -128,24 +129,35 @@ def test_what_comes_before_everything_else_takes_no_time_and_leaves_a_choice():
 
 
 @pytest.mark.slow
-def test_the_first_step_of_a_training_needs_no_compiler(workshop):
+@pytest.mark.parametrize("program", ["train_student", "train_teacher"])
+def test_the_first_step_of_a_training_needs_no_compiler(workshop, program):
     """SymPy and PyTorch's compiler take 2 to 3 s to import, TensorBoard and Matplotlib one."""
-    late = {"torch._dynamo", "sympy", "matplotlib", "tensorboard"}
+    arguments = workshop.student_arguments("started")
+    if program == "train_teacher":
+        places = [word for word in arguments if word.startswith(("data.root", "run.", "data.name"))]
+        arguments = [*TEACHER, *places, "train.pictures=false"]
+    late = {"torch._dynamo", "sympy", "matplotlib", "tensorboard", "sklearn"}
     check = (
-        "import sys, utils.startup as startup, train_student\n"
+        f"import sys, utils.startup as startup, {program}\n"
         f"def look(*a): print(sorted({late} & sys.modules.keys())); return kept(*a)\n"
         "kept = startup.tell; startup.tell = look\n"
-        f"train_student.main({workshop.student_arguments('started')!r})"
+        f"{program}.main({[*arguments, 'run.overwrite=true']!r})"
     )
     done = run_program("-c", check)
     lines = done.stdout.splitlines()
     assert lines[1] == "[]", done.stderr
-    assert re.fullmatch(r"first step done after [\d.]+ s: imports .*, first step [\d.]+", lines[2])
+    total, parts = re.fullmatch(
+        r"first step done after ([\d.]+) s: (imports .*)", lines[2]
+    ).groups()
     assert done.stdout.count("first step done") == 1
+    log = (workshop.folder / "runs" / "started" / "log.jsonl").read_text().splitlines()
+    first, *others = [json.loads(line).get("startup") for line in log]
+    assert list(first) == re.findall(r"[a-z]+(?: [a-z]+)*", parts) and not any(others)
+    assert sum(first.values()) == pytest.approx(float(total), abs=0.1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["train_student", "export_teacher", "test"])
+@pytest.mark.parametrize("program", ["train_student", "train_teacher", "export_teacher", "test"])
 def test_programs_do_not_import_what_only_some_commands_need(program):
     """These take seconds to import, and a table starts hundreds of processes."""
     slow = {"torchvision", "timm", "pandas", "sklearn", "distributed", "numba", "triton"}

@@ -226,7 +226,8 @@ def _report(
     for name, value in scalars.items():
         writer.add_scalar(name, value, epoch)
     rounded = {name: round(value, 5) for name, value in scalars.items()}
-    run.log_epoch({"epoch": epoch, "seconds": round(seconds, 2), **rounded})
+    record = {"epoch": epoch, "seconds": round(seconds, 2), **rounded}
+    run.log_epoch(record | startup.for_the_log())
     shown = "  ".join(
         f"{name.removeprefix('loss/')} {value:.4g}" for name, value in scalars.items()
     )
