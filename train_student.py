@@ -65,6 +65,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         "head": settings.head,
         "task": settings.task,
         "sampling": settings.sampling,
+        "code_size": settings.code_size,
         **output_sizes(settings.task, split),
     }
     student = build_student(**build)
@@ -80,6 +81,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     if training.bank is not None:
         inputs["teacher"] = training.bank.identity
     objective = Objective(student, terms, training.fields, training.cameras).to(device)
+    inputs |= objective.inputs
     if config.train.sync_norm:
         synchronise_norms(objective)
     labelled = "labels" in sources(terms)

@@ -20,9 +20,7 @@ from models.kernels.halves import elements
 from models.kernels.threads import in_shares
 
 
-def farthest_point_sample(
-    points: Tensor, m: int, start: int, skip_origin: bool = False
-) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     batch, count, _ = points.shape
     chosen = torch.empty(batch, m, dtype=torch.int64)
     nearest = np.float32(plain.ORIGIN if skip_origin else -1)

@@ -26,9 +26,7 @@ CENTRES, POINTS = 4, 128  # of one ball query's tile
 EXACT = {"enable_fp_fusion": False}  # Triton's own default differs between its releases
 
 
-def farthest_point_sample(
-    points: Tensor, m: int, start: int, skip_origin: bool = False
-) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     """(B, N, 3) to (B, m) int64; see :func:`models.layers.pointops.farthest_point_sample`.
 
     One program samples a whole cloud, with coordinates and distances in registers.

@@ -21,9 +21,7 @@ def operator(function: Callable) -> torch.library.CustomOpDef:
 
 
 @operator
-def farthest_point_sample(
-    points: Tensor, m: int, start: int, skip_origin: bool = False
-) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     sample = kernel("farthest_point_sample", points.device)
     return sample(points.contiguous(), m, start, skip_origin)
 

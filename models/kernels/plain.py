@@ -19,9 +19,7 @@ GPU_ENTRIES = 2**26
 ORIGIN = 1e-3  # squared radius around the origin that some published samplers leave out
 
 
-def farthest_point_sample(
-    points: Tensor, m: int, start: int, skip_origin: bool = False
-) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     """``points`` (B, N, 3) to (B, m) int64; as :mod:`models.layers.pointops`."""
     batch = len(points)
     xyz = points.permute(2, 0, 1).contiguous()  # (3, B, N)
