@@ -25,8 +25,9 @@ from data.subsets import training_subsets
 from data.training import TrainingBatches
 from models.layers.norms import synchronise_norms
 from models.objective import Objective, pack_heads, wanted_fields
-from models.students import build_student, initialise_encoder
+from models.students import build_student
 from models.terms import active_terms, method_label, sources, with_terms
+from models.warm_start import initialise_encoder
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything

@@ -39,13 +39,7 @@ from utils.distributed import process_group
 from utils.engine import Training, fit
 from utils.errors import run_main
 from utils.run import Run, choose_amp, save_trained, training_record
-from utils.settings import (
-    GeneratorConfig,
-    PointAugmentation,
-    TargetSettings,
-    TeacherConfig,
-    ViewAugmentation,
-)
+from utils.settings import GeneratorConfig, TeacherConfig
 from utils.step import check_step
 from utils.tasks import SUFFIXES, output_sizes, task_of
 
@@ -61,7 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
 def train(config: TeacherConfig | GeneratorConfig, device: torch.device) -> None:
     check_step(config.train, device)
     data, terms = config.data, active_terms(config.terms)
-    generates = isinstance(config, GeneratorConfig)
     name = config.run.name or run_name(config)
     folder = Path(config.run.dir) / name
     config = choose_amp(config, device, folder)
@@ -69,22 +62,19 @@ def train(config: TeacherConfig | GeneratorConfig, device: torch.device) -> None
     split = training_subset.split
 
     seed_everything(config.train.seed)
-    make = make_generator if generates else make_image_teacher
+    make = make_generator if isinstance(config, GeneratorConfig) else make_image_teacher
     teacher, build, inputs = make(config, split)
-    targets = TargetSettings(bank=config.targets.bank) if generates else None
-    training = ShapeSet(training_subset, wanted_fields(terms, teacher), data, device, targets)
-    bank = training.bank
+    fields, taught_by = wanted_fields(terms, teacher), config.taught_by
+    training = ShapeSet(training_subset, fields, data, device, taught_by)
     objective = Objective(teacher, terms, training.fields, training.cameras).to(device)
     if config.train.sync_norm:
         synchronise_norms(objective)
-    task = task_of(teacher, split)
-    points, views = PointAugmentation(), ViewAugmentation()
-    changes = (config.augment, views) if generates else (points, config.augment)
+    task, seed = task_of(teacher, split), config.train.seed
     history = fit(
         Training(
             objective,
-            TrainingBatches(training, config.train.batch_size, config.train.seed, *changes),
-            ShapeSet(watched_subset, task.fields, data, device, targets),
+            TrainingBatches(training, config.train.batch_size, seed, *config.changes),
+            ShapeSet(watched_subset, task.fields, data, device, taught_by),
             task,
         ),
         config.optim,
@@ -92,10 +82,9 @@ def train(config: TeacherConfig | GeneratorConfig, device: torch.device) -> None
         Run(folder, config, inputs, config.run.overwrite),
         device,
     )
-    labelled = "labels" in sources(terms)
-    taught = {"method": [], "labelled": labelled, "bank": bank.provenance if bank else None}
-    if generates:
-        taught["teacher"] = bank.identity  # whose codes it reads
+    bank = training.bank
+    taught = {"method": [], "labelled": "labels" in sources(terms)}
+    taught |= {"bank": bank.provenance if bank else None, "teacher": bank and bank.identity}
     record = training_record(history, config, split, device, **taught)
     heads = pack_heads(objective.terms)
     save_trained("teacher", name, teacher, heads, build, split.class_names, config, record)
@@ -106,13 +95,7 @@ def make_image_teacher(
 ) -> tuple[ViewTeacher, dict[str, Any], dict[str, str]]:
     """The network, the arguments of its builder, and hashes of what the run reads."""
     settings = config.teacher
-    build = {
-        "backbone": settings.backbone,
-        "normalise": settings.normalise,
-        "task": settings.task,
-        "head": settings.head,
-        **output_sizes(settings.task, split),
-    }
+    build = settings.model_dump(exclude={"weights"}) | output_sizes(settings.task, split)
     inputs = {"data": split.data_hash, "views": split.recipe_hash}
     teacher = build_teacher(**build, weights="none" if config.init else settings.weights)
     if config.init is not None:
@@ -126,14 +109,9 @@ def make_generator(
     config: GeneratorConfig, split: PreparedSplit
 ) -> tuple[Generator, dict[str, Any], dict[str, str]]:
     """The same of a generator for the codes of a bank."""
-    bank, settings = Bank(config.targets.bank), config.teacher
-    build = {
-        "task": settings.task,
-        "code_size": bank.shape("codes")[-1],
-        "points": config.data.points,
-        "layers": settings.layers,
-        "dropout": settings.dropout,
-    }
+    bank = Bank(config.targets.bank)
+    sizes = {"code_size": bank.shape("codes")[-1], "points": config.data.points}
+    build = config.teacher.model_dump() | sizes
     return build_generator(**build), build, {"data": split.data_hash, "teacher": bank.identity}
 
 

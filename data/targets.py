@@ -85,14 +85,21 @@ def tested_targets(content: Mapping[str, Any], options: Any) -> TargetSettings |
     bank of its training, or that of the command's options.
 
     Raises:
-        ConfigError: a bank for a network that reads none. DataError: one of another teacher.
+        ConfigError: a bank for a network that reads none.
+        DataError: one of another teacher, or with codes of another width.
     """
     if content["build"].get("task") != "generation":
         if options.bank is not None:
             raise ConfigError("--bank is for generators: this network reads no codes")
         return None
     path = options.bank or content["config"]["targets"]["bank"]
-    found, expected = Bank(path).identity, content["training"].get("teacher")
+    bank, read = Bank(path), content["build"]["code_size"]
+    if (width := bank.shape("codes")[-1]) != read:
+        raise DataError(
+            f"{path} holds codes of {width} channels, {options.checkpoint} reads {read}: give the "
+            "bank of its teacher as --bank"
+        )
+    found, expected = bank.identity, content["training"].get("teacher")
     if expected not in (None, found):
         raise DataError(
             f"{options.checkpoint} was trained on codes of the teacher {expected}, {path} is of "

@@ -229,6 +229,16 @@ class TeacherConfig(TrainingConfig):
     protocol: ProtocolSettings = ProtocolSettings()
     run: RunSettings = RunSettings()
 
+    @property
+    def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
+        """What changes at random in training."""
+        return PointAugmentation(), self.augment
+
+    @property
+    def taught_by(self) -> TargetSettings | None:
+        """Where what it reads of another teacher comes from."""
+        return None
+
 
 class GeneratorTargets(Group):
     bank: str  # file of export_teacher.py, whose codes become clouds
@@ -246,6 +256,14 @@ class GeneratorConfig(TrainingConfig):
     train: TrainSettings = TrainSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     run: RunSettings = RunSettings()
+
+    @property
+    def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
+        return self.augment, ViewAugmentation()
+
+    @property
+    def taught_by(self) -> TargetSettings:
+        return TargetSettings(bank=self.targets.bank)
 
 
 class StudentConfig(TrainingConfig):
