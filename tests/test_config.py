@@ -35,7 +35,7 @@ USED_WITH = {
     "modelnet40 modelnet40_reduced": ["pointnet"],
     "modelnet40_reduced_teacher": ["teacher"],
     "modelnet40_teacher": ["teacher", "pointcmt_teacher"],
-    "pointcmt": ENCODERS,
+    "psb26 pointcmt": ENCODERS,
     "psb26": ENCODERS,
     "psb26 psb26_ablation": ["pointnet"],
     "psb26_autoencoder": ["teacher_autoencoder"],
