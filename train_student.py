@@ -27,8 +27,9 @@ from data.subsets import training_subsets
 from data.training import TrainingBatches
 from models.layers.norms import synchronise_norms
 from models.objective import Objective, pack_heads, wanted_fields
-from models.students import build_student, initialise_encoder
+from models.students import build_student
 from models.terms import active_terms, method_label, sources, with_terms
+from models.warm_start import initialise_encoder
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
@@ -70,6 +71,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         "head": settings.head,
         "task": settings.task,
         "sampling": settings.sampling,
+        "code_size": settings.code_size,
         **output_sizes(settings.task, split),
     }
     student = build_student(**build)
@@ -87,6 +89,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         inputs["teacher"] = training.bank.identity
     startup.mark("data")
     objective = Objective(student, terms, training.fields, training.cameras).to(device)
+    inputs |= objective.inputs
     if config.train.sync_norm:
         synchronise_norms(objective)
     labelled = "labels" in sources(terms)

@@ -38,10 +38,10 @@ FLOORS = {
     ],
     "models": [
         {"outputs", "heads", "kernels"},
-        {"layers"},
-        {"encoders", "images"},
+        {"layers", "losses"},
+        {"encoders", "images", "generators"},
         {"students", "terms"},
-        {"objective"},
+        {"objective", "warm_start"},
         {"release", "loading"},
     ],
 }

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from models.students import build_student
-from models.terms import with_terms
+from models.terms import teacher_schema, with_terms
 from utils.config import load_config
 from utils.optim import (
     WARMUP_START,
@@ -19,7 +19,7 @@ from utils.optim import (
     decayed_parameters,
     load_optimizer,
 )
-from utils.settings import OptimSettings, StudentConfig, TeacherConfig, TrainSettings
+from utils.settings import OptimSettings, StudentConfig, TrainSettings
 
 CONFIGS = ROOT / "scripts" / "configs"
 
@@ -44,13 +44,15 @@ def shipped() -> list[tuple[OptimSettings, TrainSettings]]:
     """Of every recipe, alone and with each of the sets that are for its kind."""
     found = []
     for recipe in (CONFIGS / "recipes").glob("*.yaml"):
-        teacher = recipe.stem.startswith("teacher")
+        teacher = recipe.stem.startswith(("teacher", "pointcmt_"))
+        bank = ["targets.bank=a.h5"] if recipe.stem == "pointcmt_generator" else []
         for laid_over in [None, *(CONFIGS / "sets").glob("*.yaml")]:
             files = [recipe] if laid_over is None else [recipe, laid_over]
             kind = ("_teacher", "_autoencoder", "_pixels")
-            if laid_over is None or laid_over.stem.endswith(kind) == teacher:
-                schema = TeacherConfig if teacher else StudentConfig
-                config = load_config(with_terms(schema), [*map(str, files), "data.name=Set"])
+            fits = laid_over is None or laid_over.stem.endswith(kind) == teacher
+            if fits and not (bank and laid_over):
+                schema = teacher_schema if teacher else with_terms(StudentConfig)
+                config = load_config(schema, [*map(str, files), "data.name=Set", *bank])
                 found.append((config.optim, config.train))
     return found
 

@@ -28,7 +28,8 @@ from models.encoders.pointnet2 import (
 )
 from models.layers.mlp import linear_of_parts, one_hot_category
 from models.layers.pointops import ball_query, farthest_point_sample, gather_rows, knn
-from models.students import ENCODERS, SEGMENTERS, build_student, initialise_encoder
+from models.students import ENCODERS, SEGMENTERS, build_student
+from models.warm_start import initialise_encoder
 from utils.errors import ConfigError
 
 PARTS, CATEGORIES = 7, 3

@@ -133,6 +133,9 @@ def test_farthest_points_are_those_of_tensor_code(kind, start):
     found = cuda.farthest_point_sample(points, 40, start)
     assert found.dtype == torch.int64
     assert torch.equal(found, plain.farthest_point_sample(points, 40, start))
+    points[:, 5:30] *= 0.01
+    found = cuda.farthest_point_sample(points, 140, start, True)
+    assert torch.equal(found, plain.farthest_point_sample(points, 140, start, True))
 
 
 @runs

@@ -147,6 +147,19 @@ def parts_figure(
     return figure
 
 
+def cloud_figure(rows: Sequence[np.ndarray], kinds: Sequence[str], names: list[str]) -> Figure:
+    """Clouds in a grid: each of ``rows`` holds one kind for all shapes, (S, N, 3)."""
+    count = len(names)
+    figure = Figure(figsize=(2.4 * count, 2.5 * len(rows)), layout="constrained")
+    for row, (clouds, kind) in enumerate(zip(rows, kinds, strict=True)):
+        for column, (points, name) in enumerate(zip(clouds, names, strict=True)):
+            axes = figure.add_subplot(len(rows), count, row * count + column + 1, projection="3d")
+            centre = (points.max(axis=0) + points.min(axis=0)) / 2
+            _scatter(axes, points - centre, "tab:blue")
+            axes.set_title(name if row == 0 else kind, fontsize=9)
+    return figure
+
+
 def cloud_parts_figure(points: np.ndarray, parts: np.ndarray, names: list[str]) -> Figure:
     """One cloud (N, 3) coloured by ``parts`` (N,), places in ``names``, which become the legend."""
     figure = _new_figure(figsize=(6, 5), layout="constrained")

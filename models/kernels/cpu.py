@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.kernels import edge_loops, point_loops, visible_loops
+from models.kernels import edge_loops, plain, point_loops, visible_loops
 from models.kernels.choice import NUMBA_TYPES
 from models.kernels.halves import elements
 from models.kernels.threads import in_shares
 
 
-def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     batch, count, _ = points.shape
     chosen = torch.empty(batch, m, dtype=torch.int64)
-    arrays = points.numpy(), start, chosen.numpy()
+    nearest = np.float32(plain.ORIGIN if skip_origin else -1)
+    arrays = points.numpy(), start, nearest, chosen.numpy()
     in_shares(point_loops.farthest_points, batch, m * count, *arrays)
     return chosen
 

@@ -31,12 +31,13 @@ def operator(function: Callable) -> torch._ops.OpOverload:
 
 
 @operator
-def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
-    return kernel("farthest_point_sample", points.device)(points.contiguous(), m, start)
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
+    sample = kernel("farthest_point_sample", points.device)
+    return sample(points.contiguous(), m, start, skip_origin)
 
 
 @register_fake(farthest_point_sample)
-def _(points: Tensor, m: int, start: int) -> Tensor:
+def _(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     return points.new_empty(points.shape[0], m, dtype=torch.int64)
 
 

@@ -38,8 +38,11 @@ def _distances(axes, x, y, z, begin, distance):
 
 
 @compiled
-def farthest_points(begin, end, points, start, chosen):
-    """``points`` (B, N, 3) float32, ``chosen`` (B, m) int64; an item is a cloud."""
+def farthest_points(begin, end, points, start, limit, chosen):
+    """``points`` (B, N, 3) float32, ``chosen`` (B, m) int64; an item is a cloud.
+
+    Points whose squared norm is ``limit`` or less are not sampled; below 0, all are.
+    """
     count = points.shape[1]
     blocks = (count + BLOCK - 1) // BLOCK
     axes = np.zeros((3, blocks * BLOCK), np.float32)
@@ -50,6 +53,11 @@ def farthest_points(begin, end, points, start, chosen):
         _axes(points[cloud], axes)
         nearest[:count] = MOST
         nearest[count:] = LEAST  # what fills the last block is never the farthest
+        if limit >= 0:
+            _distances(axes, np.float32(0), np.float32(0), np.float32(0), 0, distance)
+            for point in range(count):
+                if distance[point] <= limit:
+                    nearest[point] = LEAST
         last = np.int64(start)
         chosen[cloud, 0] = last
         for step in range(1, chosen.shape[1]):

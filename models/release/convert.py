@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.generators import build_generator
 from models.images.teachers import build_teacher
 from models.objective import build_heads
 from models.release.networks import RELEASES, Release
@@ -23,7 +24,6 @@ from models.students import build_student
 from utils.errors import DataError
 
 LEAST_LIKENESS = 0.1  # below it, a few common names (conv1, bn1) make no network
-BUILDERS = {"student": build_student, "teacher": build_teacher}
 
 
 class Converted(NamedTuple):
@@ -51,8 +51,11 @@ def convert(state: Mapping[str, Tensor], name: str) -> Converted:
         build["num_classes"] = release.classes.read(state)
     if release.categories is not None:
         build["num_categories"] = release.categories.read(state)
+    build |= {name: size.read(state) for name, size in release.sizes.items()}
+    make = build_student if release.role == "student" else build_teacher
+    make = build_generator if build["task"] == "generation" else make
     with torch.device("meta"):  # names and shapes only: every value comes from the file
-        network = BUILDERS[release.role](**build)
+        network = make(**build)
         build_heads(release.heads, network, name)
     network.load_state_dict(_translate(state, network, release, name), strict=True, assign=True)
     return Converted(release, build, network)
@@ -84,6 +87,9 @@ def _translate(
     unused = set(state)
     for key, own in network.state_dict().items():
         group = _group(key, published)
+        if group is None and key.endswith(".bias"):  # the published layer has none
+            translated[key] = torch.zeros(own.shape, dtype=own.dtype)
+            continue
         theirs = published[group] + key.removeprefix(group)
         if theirs not in state:
             if key.endswith("num_batches_tracked"):  # files of old versions have none

@@ -17,6 +17,7 @@ from models.release.tables import expand, inside
 
 POINTMCD = "https://github.com/keeganhk/PointMCD"
 POINTNET2 = "https://github.com/yanx27/Pointnet_Pointnet2_pytorch"
+POINTCMT = "https://github.com/ZhanHeshen/PointCMT"
 CURVENET = "https://github.com/tiangexiang/CurveNet"
 DISTILLED = {  # PointMCD's students keep the projection to the teacher's codes, which a ReLU ends
     "alignment": {
@@ -30,18 +31,20 @@ DISTILLED = {  # PointMCD's students keep the projection to the teacher's codes,
 
 
 class Size(NamedTuple):
-    """A number that a shape tells: the length of one axis of an entry, less what else is in it."""
+    """A number that a shape tells: the length of one axis of an entry, less what else is in it,
+    divided by the ``parts`` of each."""
 
     entry: str
     axis: int
     usual: int
     besides: int = 0
+    parts: int = 1  # of which the length is a multiple
 
     def read(self, state: Mapping[str, Tensor]) -> int:
         """The usual size where the entry is missing or too small, which is then refused."""
         shape = state[self.entry].shape if self.entry in state else ()
         found = shape[self.axis] - self.besides if len(shape) > self.axis else 0
-        return found if found > 0 else self.usual
+        return found // self.parts or self.usual if found > 0 else self.usual
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Release:
     ``table``: its layers and ours, see :mod:`models.release.tables`. ``build``: arguments of the
     builder of ``role``, but for the numbers of classes (in segmentation, of parts) and categories,
     which ``classes`` and ``categories`` read. ``heads``: what loss terms trained beside it, as in a
-    checkpoint without the weights. ``offset_last``: published layers that read
+    checkpoint without the weights. ``sizes``: further arguments of the builder that shapes tell.
+    ``method``: the label of what taught it. ``offset_last``: published layers that read
     [features, offset] where ours read [offset, features]; the offset is three columns.
     """
 
@@ -64,6 +68,8 @@ class Release:
     categories: Size | None = None
     offset_last: tuple[str, ...] = ()
     heads: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    method: str = "baseline"
 
 
 def _student(encoder: str, head: str = "published") -> dict[str, Any]:
@@ -116,6 +122,7 @@ RELEASES = (
         + tables.POINTMCD_HEAD
         + tables.PROJECTION,
         heads=DISTILLED,
+        method="pointmcd",
         classes=_classes("classifier.weight"),
     ),
     Release(
@@ -125,6 +132,7 @@ RELEASES = (
         _student("dgcnn", "pointmcd"),
         tables.DGCNN + tables.POINTMCD_HEAD + tables.PROJECTION,
         heads=DISTILLED,
+        method="pointmcd",
         classes=_classes("classifier.weight"),
     ),
     Release(
@@ -136,6 +144,7 @@ RELEASES = (
         + tables.POINTNET_PARTS
         + tables.PROJECTION,
         heads=DISTILLED,
+        method="pointmcd",
         classes=_parts("dec_mlp_4.conv.weight"),
         categories=_categories("dec_mlp_1.conv.weight", besides=2048),
     ),
@@ -146,6 +155,7 @@ RELEASES = (
         _segmenter("dgcnn"),
         inside("encoder.", "network.", tables.DGCNN_PARTS) + tables.PROJECTION,
         heads=DISTILLED,
+        method="pointmcd",
         classes=_parts("encoder.seg_conv_4.conv.weight"),
         categories=_categories("encoder.class_lifting.linear.weight"),
     ),
@@ -164,6 +174,41 @@ RELEASES = (
         tables.VGG + tables.PART_DECODER,
         classes=_parts("output.conv.weight", besides=1),  # the background
         categories=_categories("lift.linear.weight"),
+    ),
+    Release(
+        "PointCMT student",
+        POINTCMT,
+        "student",
+        _student("pointnet2_msg", "pointcmt") | {"sampling": "off_origin"},
+        inside(
+            "model.SA_modules.{0,1}.mlps.{0,1,2}.",
+            "encoder.{first,second}.balls.{0,1,2}.",
+            tables.POINTCMT_LAYERS,
+        )
+        + inside("model.SA_modules.2.mlps.0.", "encoder.last.", tables.POINTCMT_LAYERS)
+        + tables.POINTCMT_HEAD,
+        classes=_classes("model.fc_layer2.0.weight"),
+        sizes={"code_size": Size("model.fc_layer1.0.fc.weight", axis=0, usual=512)},
+        method="pointcmt",
+    ),
+    Release(
+        "PointCMT teacher",
+        POINTCMT,
+        "teacher",
+        _teacher("resnet18") | {"normalise": "imagenet", "head": "mvcnn"},
+        tables.POINTCMT_TEACHER,
+        classes=_classes("fc.0.weight"),
+    ),
+    Release(
+        "PointCMT generator",
+        POINTCMT,
+        "teacher",
+        {"task": "generation"},
+        tables.POINTCMT_GENERATOR,
+        sizes={
+            "code_size": Size("fc_l.1.weight", axis=1, usual=512),
+            "points": Size("fc_l.1.weight", axis=0, usual=1024, parts=3),
+        },
     ),
     Release(
         "CurveNet classification",

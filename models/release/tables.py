@@ -1,7 +1,8 @@
 """Where the layers of published networks are in ours, as text.
 
 A table has a line for each layer, or for a group of layers in which all further names agree: the
-published name and ours. Braces list names that differ, in the same order on both sides.
+published name and ours. Braces list names that differ, in the same order on both sides. Where only
+the weight of a layer is named, the published one has no bias, and that of ours is 0.
 """
 
 from __future__ import annotations
@@ -134,4 +135,20 @@ cic{11,21,31,41}.shortcut.{0,1}     encoder.blocks.{0,2,4,6}.shortcut.{linear,no
 conv0.{0,1}                         encoder.last.{linears,norms}.0
 {conv1,bn1}                         head.hidden.0.{0,1}
 conv2                               head.classifier
+"""
+POINTCMT_TEACHER = """
+net.{0,1,4,5,6,7}                   backbone.features.{0,1,4,5,6,7}
+fc.0                                classifier
+"""
+POINTCMT_GENERATOR = """
+fc_l.1                              layers.1
+"""
+POINTCMT_LAYERS = """
+layer{0,1,2}.conv.weight            linears.{0,1,2}.weight
+layer{0,1,2}.normlayer.bn           norms.{0,1,2}
+"""
+POINTCMT_HEAD = """
+model.fc_layer1.0.fc                head.linear
+model.fc_layer1.0.bn.bn             head.norm
+model.fc_layer2.0                   head.classifier
 """

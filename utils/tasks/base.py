@@ -92,6 +92,18 @@ class Task:
             self.network.train(was_training)
 
 
+def lines_by_class(
+    classes: list[str], labels: np.ndarray, values: np.ndarray, what: str
+) -> list[str]:
+    """A table of the mean of ``values`` (S,) in every class that ``labels`` (S,) has."""
+    width = max(len(name) for name in classes)
+    lines = [f"{'class':{width}}  shapes  {what}"]
+    for label in np.unique(labels):
+        mine = values[labels == label]
+        lines.append(f"{classes[label]:{width}}  {len(mine):6d}  {mine.mean():.4f}")
+    return lines
+
+
 def drawable(images: Tensor) -> np.ndarray:
     """(B, 1 or 3, H, W) in 0..1 -> (B, H, W, 3) for drawing."""
     return images.float().clamp(0, 1).expand(-1, 3, -1, -1).movedim(1, -1).cpu().numpy()
