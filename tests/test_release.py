@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,15 @@ from models.release.convert import convert as convert_state
 from models.release.networks import RELEASES
 from models.release.tables import expand, read_table
 from scripts import convert_release
-from scripts.reference import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
+from scripts.reference import (
+    curvenet,
+    dgcnn,
+    pointmcd_students,
+    pointmcd_teachers,
+    pointmlp,
+    pointnet2,
+    pointnext,
+)
 from utils import results
 from utils.checkpoint import read_model
 from utils.errors import DataError
@@ -35,6 +44,17 @@ STUDENTS = {
     "yanx27_pointnet2_part_seg_ssg": lambda *sizes: pointnet2.PartSegmentation(False, *sizes),
     "yanx27_pointnet2_part_seg_msg": lambda *sizes: pointnet2.PartSegmentation(True, *sizes),
 }
+RELATED = {
+    "PointMLP_ModelNet40": pointmlp.PointMLP,
+    "PointMLP_ScanObjectNN": partial(pointmlp.PointMLP, 15),
+    "PointMLP_elite_ModelNet40": pointmlp.elite,
+    "PointMLP_elite_ScanObjectNN": partial(pointmlp.elite, 15),
+    "PointNeXt_S_ModelNet40": pointnext.PointNeXt,
+    "PointNeXt_S64_ModelNet40": partial(pointnext.PointNeXt, width=64),
+    "PointNeXt_S_ScanObjectNN": partial(pointnext.PointNeXt, 15, inputs=4),
+    "DGCNN_ModelNet40": dgcnn.DGCNN,
+}
+STUDENTS |= RELATED
 TEACHERS = {
     "Teacher_Cls": pointmcd_teachers.TeacherCls,
     "CNN_Backbone_Pretrainer": pointmcd_teachers.BackbonePretrainer,
@@ -42,7 +62,9 @@ TEACHERS = {
 }
 PUBLISHED = STUDENTS | TEACHERS
 POINTS = {"DGCNN_Cls_Distiller": 64, "DGCNN_Seg_Distiller": 64, "CurveNet_cls": 1024}
+POINTS["DGCNN_ModelNet40"] = 64
 KEYS = ROOT.parent / "shared" / "release_keys.json"
+RELATED_KEYS = KEYS.with_name("related_keys.json")
 
 
 def scattered(network: nn.Module, seed: int = 0) -> nn.Module:
