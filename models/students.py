@@ -15,15 +15,16 @@ categories. What it shares with the encoder of classification, if anything, it n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
 
 from models.encoders.curvenet import CurveNet
 from models.encoders.curvenet_seg import CurveNetSegmenter
-from models.encoders.dgcnn import DGCNN, DGCNNSegmenter
+from models.encoders.dgcnn import DGCNN, DGCNNSegmenter, PublishedDGCNN
+from models.encoders.pointmlp import pointmlp, pointmlp_elite
 from models.encoders.pointnet import PointNet, PointNetSegmenter
 from models.encoders.pointnet2 import (
     pointnet2_msg,
@@ -31,6 +32,7 @@ from models.encoders.pointnet2 import (
     pointnet2_ssg,
     pointnet2_ssg_segmenter,
 )
+from models.encoders.pointnext import PointNeXt
 from models.heads import Head, Hidden, PointCMTHead, PointMCDHead, PublishedHead
 from models.layers.pointops import Sampling
 from models.outputs import StudentOutput
@@ -43,7 +45,7 @@ class Entry(NamedTuple):
     layers of its paper's own classifier (none: not offered), and the head that ``default`` stands
     for."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     segmenter: Callable[[int, int], nn.Module] | None
     published: tuple[Hidden, ...] = ()
     default_head: str = "pointmcd"
@@ -51,7 +53,11 @@ class Entry(NamedTuple):
 
 # Heads by default: where PointMCD released a student, that student's; elsewhere the paper's own.
 # paper: DGCNN's classifier reads max || mean, 2048 channels.
-# here: its hidden layers read the maximum, 1024 channels, which is what PointMCD's DGCNN pools.
+# here: its hidden layers read the maximum, 1024 channels, which is what PointMCD's DGCNN pools;
+# dgcnn_published has both.
+DGCNN_HIDDEN = Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2)
+POINTMLP_HIDDEN = Hidden(512, 0.5), Hidden(256, 0.5)
+POINTNEXT_HIDDEN = Hidden(512, 0.5, False), Hidden(256, 0.5, False)
 ENCODERS = {
     "pointnet": Entry(PointNet, PointNetSegmenter, (Hidden(512), Hidden(256, 0.3))),
     "pointnet2_ssg": Entry(
@@ -60,14 +66,18 @@ ENCODERS = {
     "pointnet2_msg": Entry(
         pointnet2_msg, pointnet2_msg_segmenter, (Hidden(512, 0.4), Hidden(256, 0.5)), "published"
     ),
-    "dgcnn": Entry(
-        DGCNN, DGCNNSegmenter, (Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2))
-    ),
+    "dgcnn": Entry(DGCNN, DGCNNSegmenter, DGCNN_HIDDEN),
+    "dgcnn_published": Entry(PublishedDGCNN, None, DGCNN_HIDDEN, "published"),
     "curvenet": Entry(CurveNet, CurveNetSegmenter, (Hidden(512, 0.5, False),), "published"),
     # as its authors' code computes it, for their checkpoints
     "curvenet_released": Entry(
         partial(CurveNet, released_momentum=True), None, (Hidden(512, 0.5, False),), "published"
     ),
+    "pointmlp": Entry(pointmlp, None, POINTMLP_HIDDEN, "published"),
+    "pointmlp_elite": Entry(pointmlp_elite, None, POINTMLP_HIDDEN, "published"),
+    "pointnext_s": Entry(PointNeXt, None, POINTNEXT_HIDDEN, "published"),
+    "pointnext_s64": Entry(partial(PointNeXt, width=64), None, POINTNEXT_HIDDEN, "published"),
+    "pointnext_s_height": Entry(partial(PointNeXt, inputs=4), None, POINTNEXT_HIDDEN, "published"),
 }
 SEGMENTERS = {name: entry.segmenter for name, entry in ENCODERS.items() if entry.segmenter}
 HEADS = ("default", "pointmcd", "pointcmt", "published")
@@ -185,6 +195,7 @@ def build_student(
     num_categories: int = 0,
     sampling: Sampling = "farthest",
     code_size: int = CODE_SIZE,
+    options: Mapping[str, Any] | None = None,
 ) -> Student:
     """A freshly initialised student.
 
@@ -196,6 +207,8 @@ def build_student(
             farthest-point order, as prepared sets hold them, and for networks that reduce their
             points.
         code_size: width of the layer before the last, of the heads ``pointmcd`` and ``pointcmt``.
+        options: more of the encoder of a classifier than its name says, as arguments of its entry:
+            what converted weights were trained with.
 
     Raises:
         ConfigError: an unknown name, or a head, sampling or code that the network does not have.
@@ -210,7 +223,7 @@ def build_student(
     else:
         _check_name("encoder", encoder, ENCODERS)
         _check_name("head", head, HEADS)
-        student = _build_classifier(encoder, num_classes, head, code_size)
+        student = _build_classifier(encoder, num_classes, head, code_size, options or {})
     if sampling != "farthest":
         _set_sampling(student, encoder, sampling)
     return student
@@ -240,9 +253,11 @@ def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
         )
 
 
-def _build_classifier(encoder: str, num_classes: int, head: str, code_size: int) -> Classifier:
+def _build_classifier(
+    encoder: str, num_classes: int, head: str, code_size: int, options: Mapping[str, Any]
+) -> Classifier:
     entry = ENCODERS[encoder]
-    network = entry.build()
+    network = entry.build(**options)
     chosen = entry.default_head if head == "default" else head
     if made := {"pointmcd": PointMCDHead, "pointcmt": PointCMTHead}.get(chosen):
         return Classifier(network, made(network.global_channels, num_classes, code_size))

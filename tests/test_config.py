@@ -22,13 +22,14 @@ from utils.settings import GeneratorConfig, StudentConfig, TeacherConfig
 STUDENT, TEACHER = with_terms(StudentConfig), with_terms(TeacherConfig)
 RECIPES = sorted(path.stem for path in Path("scripts/configs/recipes").glob("*.yaml"))
 SETS = sorted(path.stem for path in Path("scripts/configs/sets").glob("*.yaml"))
-ENCODERS = ["pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", "curvenet"]
+SEGMENTERS = ["pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", "curvenet"]
+ENCODERS = [*SEGMENTERS, "pointmlp", "pointmlp_elite", "pointnext_s"]
 # The recipes that each set is laid over, or the set that it follows.
 USED_WITH = {
     "demo": ["pointnet"],
     "demo_pixels": ["teacher_autoencoder", "teacher_partseg"],
     "demo_teacher": ["teacher"],
-    "labeledpsb": [f"partseg_{encoder}" for encoder in ENCODERS],
+    "labeledpsb": [f"partseg_{encoder}" for encoder in SEGMENTERS],
     "labeledpsb_autoencoder": ["teacher_autoencoder"],
     "labeledpsb_teacher": ["teacher_partseg"],
     "modelnet40": ENCODERS,

@@ -152,3 +152,35 @@ model.fc_layer1.0.fc                head.linear
 model.fc_layer1.0.bn.bn             head.norm
 model.fc_layer2.0                   head.classifier
 """
+DGCNN_CLASSES = """
+conv{1,2,3,4}.{0,1}                 encoder.convs.{0,1,2,3}.{linear,norm}
+conv5.{0,1}                         encoder.fusion.{linear,norm}
+{linear1,bn6}                       head.hidden.0.{0,1}
+{linear2,bn7}                       head.hidden.1.{0,1}
+linear3                             head.classifier
+"""
+DGCNN_COPIES = """
+bn{1,2,3,4,5}                       conv{1,2,3,4,5}.1
+"""
+POINTMLP = """
+embedding.net.{0,1}                                 encoder.first.{linears,norms}.0
+local_grouper_list.{0,1,2,3}.affine_{alpha,beta}    encoder.stages.{0,1,2,3}.{alpha,beta}
+pre_blocks_list.{0,1,2,3}.transfer.net.{0,1}        encoder.stages.{0,1,2,3}.describe.{linear,norm}
+classifier.{0,1}                                    head.hidden.0.{0,1}
+classifier.{4,5}                                    head.hidden.1.{0,1}
+classifier.8                                        head.classifier
+"""
+RESIDUAL = """
+net1.{0,1}                          squeeze.{linear,norm}
+net2.{0,1}                          expand.{linear,norm}
+"""
+POINTNEXT = """
+encoder.encoder.0.0.convs.0.0               encoder.first
+encoder.encoder.{1,2,3,4}.0.convs.0.{0,1}   encoder.levels.{0,1,2,3}.first.{linear,norm}
+encoder.encoder.{1,2,3,4}.0.convs.1.{0,1}   encoder.levels.{0,1,2,3}.second.{linear,norm}
+encoder.encoder.{1,2,3,4}.0.skipconv.0      encoder.levels.{0,1,2,3}.skip
+encoder.encoder.5.0.convs.{0,1}.0           encoder.last.linears.{0,1}
+encoder.encoder.5.0.convs.{0,1}.1           encoder.last.norms.{0,1}
+prediction.head.{0,2}.{0,1}                 head.hidden.{0,1}.{0,1}
+prediction.head.4.0                         head.classifier
+"""
