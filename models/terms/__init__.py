@@ -9,8 +9,10 @@ from pydantic import create_model
 
 from models.terms.alignment import Alignment
 from models.terms.base import Term
+from models.terms.logits import Logits
 from models.terms.pixels import Pixels
 from models.terms.reconstruction import Reconstruction
+from models.terms.similarity import Similarity
 from models.terms.task import Task
 from models.terms.transform import Transform
 from models.terms.views import Views
@@ -27,7 +29,7 @@ def register(term: type[Term]) -> type[Term]:
     return term
 
 
-for _term in (Transform, Task, Alignment, Views, Pixels, Reconstruction):
+for _term in (Transform, Task, Alignment, Logits, Similarity, Views, Pixels, Reconstruction):
     register(_term)
 
 
@@ -49,8 +51,10 @@ def active_terms(terms: Terms) -> dict[str, TermSettings]:
 
 
 def sources(terms: Mapping[str, TermSettings]) -> set[str]:
-    """What these terms learn from: some of ``labels``, ``teacher`` and ``shapes``."""
-    return {TERMS[name].learns_from for name in terms} - {None}
+    """What these terms learn from: some of ``labels``, ``teacher`` and ``shapes``. The logits of a
+    teacher count as labels too: they say what the classes of the network mean."""
+    found = {TERMS[name].learns_from for name in terms} - {None}
+    return found | {"labels" for name in terms if TERMS[name].names_classes}
 
 
 def method_label(method: str, terms: Mapping[str, TermSettings]) -> list[str]:
