@@ -39,7 +39,8 @@ from utils.progress import Progress
 from utils.run import source_commit
 from utils.settings import DataSettings
 
-BY_CODE = ("commit", "timm_version")  # of the provenance; later code may export the same teacher
+# of the provenance; later code may export the same teacher
+BY_CODE = ("commit", "timm_version", "classes")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -139,6 +140,7 @@ def open_teacher(
             "teacher_file": Path(options.checkpoint).name,
             "teacher_hash": fingerprint(content["model"]),
             "teacher_config": content["config"],
+            "classes": content["classes"],
         }
     from models.images.frozen import open_frozen  # takes seconds to import
 

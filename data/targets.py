@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from data.bank import Bank
+from data.normalised import NormalisedBank
 from data.rendering.cameras import Cameras, pack_visibility, unpack_visibility
 from data.storage import PreparedSplit
 from data.stores import Reader
+from data.subsets import Subset
 from utils.config import did_you_mean
 from utils.errors import ConfigError, DataError
 from utils.settings import TargetSettings
 
 CHUNK = 256  # shapes whose visibility is unpacked at a time
+LOGITS = {"logits", "view_logits"}  # arrays that only teachers of classes give
 
 
 def choose_views(total: int, count: int | None) -> np.ndarray:
@@ -109,17 +112,23 @@ def tested_targets(content: Mapping[str, Any], options: Any) -> TargetSettings |
 
 
 def open_bank(
-    split: PreparedSplit, settings: TargetSettings, fields: Iterable[str], known: Sequence[str]
+    subset: Subset,
+    settings: TargetSettings,
+    fields: Iterable[str],
+    views: np.ndarray,
+    known: Sequence[str],
 ) -> Bank:
-    """The bank that holds ``fields`` of the shapes of a split.
+    """The bank that holds ``fields`` of the shapes of a split, with its codes as they are or, by
+    ``targets.normalise``, as those of ``subset`` say.
 
     Args:
-        known: what batches may hold without a bank, for the message.
+        views: (V,) those that teach. known: what batches may hold without a bank, for the message.
 
     Raises:
         ConfigError: no bank is given, or it has no such arrays.
-        DataError: it is unreadable or belongs to other data.
+        DataError: it is unreadable, or belongs to other data or other classes.
     """
+    split = subset.split
     names = ", ".join(sorted(fields))
     given = f"the prepared set gives {', '.join(known)}"
     if settings.bank is None:
@@ -130,13 +139,29 @@ def open_bank(
         )
     bank = Bank(settings.bank)
     absent = sorted(set(fields) - set(bank.names))
+    if absent and set(absent) <= LOGITS:
+        raise ConfigError(
+            f"the bank {settings.bank} has no logits, it has {', '.join(bank.names)}: "
+            f"{_no_classes(bank)} knows no classes. Take the bank of a classification teacher, or "
+            "set terms.logits.weight=0"
+        )
     if absent:
         raise ConfigError(
             f"batches with {absent[0]!r} were asked for, and {given}, the bank {settings.bank} "
             f"{', '.join(bank.names)}{did_you_mean(absent[0], [*known, *bank.names])}"
         )
     bank.check(split)
-    return bank
+    if LOGITS & set(fields):
+        bank.check_classes(split)
+    if settings.normalise == "none":
+        return bank
+    measured = bank.locate([split.ids[member] for member in subset.members])
+    return NormalisedBank(bank.path, fields, measured, views)
+
+
+def _no_classes(bank: Bank) -> str:
+    frozen = "timm" in bank.provenance["teacher_config"]
+    return "a frozen network" if frozen else "its teacher"
 
 
 def bank_readers(

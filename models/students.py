@@ -91,11 +91,12 @@ class Student(nn.Module):
     ``task`` is one of :data:`TASKS`; ``feature_channels`` (C) and ``global_channels`` (D) are those
     of the network, ``extra_losses`` the names of the terms that it computes by itself. ``heads``
     holds what the loss terms trained beside it, by their names, once it was loaded from a
-    checkpoint.
+    checkpoint; ``num_classes`` (K) is known once :func:`build_student` made it.
     """
 
     task: str
     fields = ("points",)  # of a batch, its input
+    num_classes: int | None = None
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -226,6 +227,7 @@ def build_student(
         student = _build_classifier(encoder, num_classes, head, code_size, options or {})
     if sampling != "farthest":
         _set_sampling(student, encoder, sampling)
+    student.num_classes = num_classes
     return student
 
 

@@ -32,6 +32,7 @@ USED_WITH = {
     "labeledpsb": [f"partseg_{encoder}" for encoder in SEGMENTERS],
     "labeledpsb_autoencoder": ["teacher_autoencoder"],
     "labeledpsb_teacher": ["teacher_partseg"],
+    "psb26 logits": ENCODERS,
     "modelnet40": ENCODERS,
     "modelnet40 modelnet40_reduced": ["pointnet"],
     "modelnet40_reduced_teacher": ["teacher"],
@@ -41,6 +42,7 @@ USED_WITH = {
     "psb26 psb26_ablation": ["pointnet"],
     "psb26_autoencoder": ["teacher_autoencoder"],
     "psb26_teacher": ["teacher"],
+    "psb26 similarity": ENCODERS,
 }
 
 
@@ -73,6 +75,10 @@ def test_every_set_is_laid_over_its_recipes(names, recipe):
     files = shipped(recipe, *names.split())
     config = load(recipe, files)
     found, changes = config.model_dump(mode="json"), read_yaml(files[-1])
+    terms = changes.get("terms", {})
+    left_out = {term for term, options in terms.items() if options.get("weight") == 0}
+    assert not left_out & found["terms"].keys()
+    changes |= {"terms": {term: terms[term] for term in terms.keys() - left_out}}
     assert merge(found, changes) == found  # the last file has the last word
     assert not re.search("^parent:", Path(files[-1]).read_text(), re.MULTILINE)
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from parse_line import parse_line
 
@@ -325,3 +326,18 @@ def test_the_layout_of_the_readme_is_that_of_the_tree():
     rooms = {folder.name for folder in folders if len(folder.parts) <= 2}
     rooms -= {"benchmarks", "reference"}  # scripts/README.md has them
     assert {room for room in rooms if f"{room}/" not in layout} == set()
+
+
+def test_the_networks_that_fit_are_known_to_timm():
+    """With the width and the side that the document says, or its release with another."""
+    timm = pytest.importorskip("timm")
+    text = (ROOT / "scripts" / "README.md").read_text()
+    rows = re.findall(r"^  \| (?:DINOv2|CLIP|SigLIP|) ?\| (`.*`) \| (\d+) \| (\d+) \|$", text, re.M)
+    names = [(name, *map(int, row[1:])) for row in rows for name in re.findall("`(.*?)`", row[0])]
+    assert len(names) == 9
+    for name, channels, side in names:
+        with torch.device("meta"):  # nothing is computed
+            network = timm.create_model(name, num_classes=0)
+        release = network.pretrained_cfg
+        assert release["tag"] == name.partition(".")[2]
+        assert (network.head_hidden_size, release["input_size"][-1]) == (channels, side), name

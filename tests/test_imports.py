@@ -31,6 +31,7 @@ FLOORS = {
         {"rng", "parts", "batches", "synthetic", "hdf5"},
         {"geometry", "storage", "augment", "stores"},
         {"sources", "rendering", "views", "bank", "subsets"},
+        {"normalised"},
         {"prepare", "targets", "show"},
         {"providers"},
         {"datasets"},

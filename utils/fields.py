@@ -23,6 +23,11 @@ class Field:
     teacher: str = field(default="", compare=False)
 
 
+def holds_codes(name: str) -> bool:
+    """Whether a field holds codes of a teacher: ``codes``, ``view_codes`` and what ends so."""
+    return name.endswith("codes")
+
+
 def split_copy(name: str) -> tuple[str, int]:
     """``points@1`` -> (``points``, 1); without a copy's number, 0.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from utils.errors import ConfigError
+from utils.fields import holds_codes
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -188,6 +189,9 @@ class TargetSettings(Group):
     visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many per view
     # control: what the teacher says of another shape, of any class or of the same
     shuffle: Literal["none", "all", "class"] = "none"
+    # standard: each channel of the codes is shifted and scaled to mean 0 and deviation 1 over the
+    # training shapes and the views that teach; for frozen networks. Logits stay as they are
+    normalise: Literal["none", "standard"] = "none"
 
     def changes(self, read: Collection[str]) -> list[str]:
         """What is not as usual in the fields that are ``read``, in words: part of the label of a
@@ -199,6 +203,7 @@ class TargetSettings(Group):
             f"{self.views} views": by_view and self.views is not None,
             "shuffled codes": self.shuffle == "all",
             "codes shuffled within classes": self.shuffle == "class",
+            "normalised codes": self.normalise != "none" and any(map(holds_codes, read)),
         }
         return [word for word, changed in words.items() if changed]
 

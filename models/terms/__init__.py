@@ -12,8 +12,10 @@ from models.terms.base import Term
 from models.terms.classifier import Classifier
 from models.terms.feature import Feature
 from models.terms.generation import Generation
+from models.terms.logits import Logits
 from models.terms.pixels import Pixels
 from models.terms.reconstruction import Reconstruction
+from models.terms.similarity import Similarity
 from models.terms.task import Task
 from models.terms.transform import Transform
 from models.terms.views import Views
@@ -31,7 +33,7 @@ def register(term: type[Term]) -> type[Term]:
 
 
 for _term in (
-    *(Transform, Task, Alignment, Feature, Classifier),
+    *(Transform, Task, Alignment, Feature, Classifier, Logits, Similarity),
     *(Views, Pixels, Reconstruction, Generation),
 ):
     register(_term)
@@ -63,8 +65,10 @@ def active_terms(terms: Terms) -> dict[str, TermSettings]:
 
 
 def sources(terms: Mapping[str, TermSettings]) -> set[str]:
-    """What these terms learn from: some of ``labels``, ``teacher`` and ``shapes``."""
-    return {TERMS[name].learns_from for name in terms} - {None}
+    """What these terms learn from: some of ``labels``, ``teacher`` and ``shapes``. The logits of a
+    teacher count as labels too: they say what the classes of the network mean."""
+    found = {TERMS[name].learns_from for name in terms} - {None}
+    return found | {"labels" for name in terms if TERMS[name].names_classes}
 
 
 def method_label(method: str, terms: Mapping[str, TermSettings]) -> list[str]:

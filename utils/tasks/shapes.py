@@ -29,6 +29,7 @@ class Classification(Task):
 
     name = "classification"
     drawn = "confusion"
+    repeats = 1  # answers for every shape
 
     @property
     def batch(self) -> int:
@@ -54,7 +55,7 @@ class Classification(Task):
             others = confusion[place].copy()
             others[place] = 0
             taken = self.classes[others.argmax()] if others.any() else "-"
-            shapes, recall = confusion[place].sum(), result.per_class[place]
+            shapes, recall = confusion[place].sum() // self.repeats, result.per_class[place]
             lines.append(f"{name:{width}}  {shapes:6d}  {recall:8.1f}  {taken}")
         return Report(
             {"overall": result.overall, "mean_class": result.mean_class},
