@@ -36,7 +36,7 @@ FLOORS = {
     ],
     "models": [
         {"outputs", "heads", "kernels"},
-        {"layers"},
+        {"layers", "losses"},
         {"encoders", "images"},
         {"students", "terms"},
         {"objective"},

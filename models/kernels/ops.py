@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.kernels import plain
 from models.kernels.choice import kernel
+from utils.errors import RunError
 
 
 def operator(function: Callable) -> torch.library.CustomOpDef:
@@ -59,6 +60,22 @@ def smallest(values: Tensor, k: int) -> Tensor:
 @smallest.register_fake
 def _(values: Tensor, k: int) -> Tensor:
     return values.new_empty(*values.shape[:2], k, dtype=torch.int64)
+
+
+@operator
+def match(a: Tensor, b: Tensor) -> Tensor:
+    # elsewhere this would wait for the device
+    if a.device.type == "cpu" and not bool(a.isfinite().all() & b.isfinite().all()):
+        raise RunError(
+            "found a cloud with coordinates that are not finite, expected numbers: where a network "
+            "made it, lower optim.lr"
+        )
+    return kernel("match", a.device)(a.contiguous(), b.contiguous())
+
+
+@match.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[:2], dtype=torch.int64)
 
 
 @operator
