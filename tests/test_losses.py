@@ -7,9 +7,12 @@ import pytest
 import torch
 from conftest import slow_if
 from helpers import check_matching, cloud_of, points
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.kernels import cpu, plain, plain_matching
+from models.kernels import cpu, ops, plain, plain_matching
 from models.losses import earth_movers_distance
+from scripts.benchmarks import assignment
+from scripts.benchmarks.contest import TINY
 from utils.errors import RunError
 
 
@@ -131,6 +134,28 @@ def test_halves_are_matched_in_float32():
     distance, _ = earth_movers_distance(a, b)
     distance.sum().backward()
     assert distance.dtype == torch.float32 and a.grad.dtype == torch.bfloat16
+
+
+def test_tensor_code_asks_a_device_for_nothing(monkeypatch):
+    """Of tensors without content no value can be had."""
+    monkeypatch.setattr(plain_matching, "ROUNDS", 3)
+    with FakeTensorMode():
+        a, b = torch.empty(2, 50, 3, device="cuda"), torch.empty(2, 50, 3, device="cuda")
+        assert plain.match(a, b).shape == (2, 50)
+
+
+@pytest.mark.parametrize("name", assignment.contests(TINY, torch.device("cpu")))
+def test_a_matching_that_is_wrong_is_not_timed(name, monkeypatch):
+    contest = assignment.contests(TINY, torch.device("cpu"))[name]()
+    contest.check()
+    for wrong in (lambda a, b: torch.zeros(a.shape[:2], dtype=torch.int64), lambda a, b: turned(a)):
+        monkeypatch.setattr(ops, "match", wrong)
+        with pytest.raises(RunError, match="no time is reported"):
+            contest.check()
+
+
+def turned(a: torch.Tensor) -> torch.Tensor:
+    return torch.arange(a.shape[1]).roll(5).expand(len(a), -1)
 
 
 def test_bad_clouds_are_refused():

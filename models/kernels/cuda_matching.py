@@ -14,7 +14,7 @@ from triton import next_power_of_2
 
 from models.kernels.plain_matching import FALL, SHARE, settle
 
-BIDDERS, LANES, WARPS = 16, 128, 8
+BIDDERS, LANES, WARPS = 16, 256, 8
 BLOCK = 1024  # points at a time, where all are treated
 # A launch has to end. Pairs of 1,024 points need 1,000 to 10,000, each of some microseconds.
 ROUNDS = 200_000

@@ -75,7 +75,7 @@ def distances(make: Callable[[Tensor], Tensor], sizes: Sizes, device: torch.devi
 
 
 def exact(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) mean distance under the best matching; ``WORKERS`` pairs at a time, if there are cores."""
+    """(B,) mean distance under the best matching, ``WORKERS`` pairs at a time."""
     with ThreadPoolExecutor(min(WORKERS, torch.get_num_threads())) as pool:
         means = list(pool.map(_exact, a.cpu().numpy(), b.cpu().numpy()))
     return torch.tensor(means, dtype=torch.float32, device=a.device)
