@@ -14,6 +14,7 @@ from torch.library import register_fake
 
 from models.kernels import plain
 from models.kernels.choice import kernel
+from utils.errors import RunError
 
 LIBRARY = torch.library.Library("point_kernels", "DEF")
 
@@ -70,6 +71,22 @@ def smallest(values: Tensor, k: int) -> Tensor:
 @register_fake(smallest)
 def _(values: Tensor, k: int) -> Tensor:
     return values.new_empty(*values.shape[:2], k, dtype=torch.int64)
+
+
+@operator
+def match(a: Tensor, b: Tensor) -> Tensor:
+    # elsewhere this would wait for the device
+    if a.device.type == "cpu" and not bool(a.isfinite().all() & b.isfinite().all()):
+        raise RunError(
+            "found a cloud with coordinates that are not finite, expected numbers: where a network "
+            "made it, lower optim.lr"
+        )
+    return kernel("match", a.device)(a.contiguous(), b.contiguous())
+
+
+@register_fake(match)
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[:2], dtype=torch.int64)
 
 
 @operator

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from models.kernels.plain_matching import match as match
+
 # Entries of one distance matrix, (b, S, N) for some b clouds at a time. On a CPU it should fit the
 # cache; on a GPU it should fill the device and still leave the memory to the network.
 CPU_ENTRIES = 2**20

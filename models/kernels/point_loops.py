@@ -201,14 +201,14 @@ def _least(values, index, scratch):
             part = order[first : first + BLOCK]
             for j in range(BLOCK):
                 lowest[j] = min(lowest[j], part[j])
-        bound = _bound(lowest, k)
+        bound = bound_of(lowest, k)
         for column in range(min(BLOCK, count)):
             if lowest[column] <= bound:
                 for j in range(column, count, BLOCK):
                     keys[taken] = (np.int64(order[j]) << 32) | j
                     taken += order[j] <= bound
     else:
-        bound = _bound(order, k)
+        bound = bound_of(order, k)
         for j in range(count):
             keys[taken] = (np.int64(order[j]) << 32) | j
             taken += order[j] <= bound
@@ -224,7 +224,7 @@ def _least(values, index, scratch):
 
 
 @compiled
-def _bound(order, k):
+def bound_of(order, k):
     """A value that at least ``k`` entries do not exceed, and not many more do not."""
     low, high = np.int64(order.min()), np.int64(order.max())
     while low < high:
