@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from models.kernels.choice import kernels_name
-from scripts.benchmarks import loading, points, projection, students
+from scripts.benchmarks import assignment, loading, points, projection, students
 from scripts.benchmarks.contest import TINY, Contest, Form, Sizes, attempt, full_precision
 from utils import startup
 from utils.device import describe
@@ -34,6 +34,7 @@ from utils.run import source_commit
 GROUPS: dict[str, Callable[[Sizes, torch.device], dict[str, Callable[[], Contest]]]] = {
     "projection": projection.contests,
     "points": points.contests,
+    "assignment": assignment.contests,
     "students": students.contests,
     "loading": loading.contests,
 }
