@@ -32,7 +32,7 @@ from data.stores import Reader, Resident, Streamed, divide
 from data.subsets import Subset
 from data.targets import choose_views
 from utils.errors import ConfigError
-from utils.fields import Field, split_copy
+from utils.fields import Field, holds_codes, split_copy
 from utils.settings import DataSettings, TargetSettings
 
 Batch = dict[str, Tensor]
@@ -48,7 +48,8 @@ class ShapeSet:
         subset: the shapes to use.
         fields: what batches hold beside ``index`` and ``label``, see the head of this file.
         data: how many points and views, in which size, and where they are kept.
-        targets: which views teach, who sees the points, and the bank of the teacher.
+        targets: which views teach, who sees the points, and the bank of the teacher, whose codes
+            may be normalised over the shapes of ``subset``.
         seed: of the random visibility and of the exchange of rows of the bank.
 
     Attributes:
@@ -75,11 +76,16 @@ class ShapeSet:
         self.views = choose_views(split.num_views, targets.views)
         self._copies = sort_copies(set(fields) - set(ALWAYS))
         read = {base for names in self._copies.values() for base in names}
-        readers, self.bank = make_readers(split, read, data, targets, self.views, seed)
+        readers, self.bank = make_readers(subset, read, data, targets, self.views, seed)
         if targets.shuffle != "none" and self.bank is None:
             raise ConfigError(
                 f"targets.shuffle={targets.shuffle} exchanges what a bank says of shapes, and no "
                 "term in force reads one: leave it out"
+            )
+        if targets.normalise != "none" and not any(map(holds_codes, read)):
+            raise ConfigError(
+                f"targets.normalise={targets.normalise} scales the codes of a bank, and no term in "
+                "force reads any: leave it out"
             )
         self.random_views = self._count_random_views(readers)
         self.fields = self._describe(readers)
@@ -112,8 +118,11 @@ class ShapeSet:
         fields = {name: Field(()) for name in ALWAYS}
         for names in self._copies.values():
             for base, name in names.items():
-                own = base in (*CHANGED, NUMBERS)
-                fields[name] = Field(shapes[base], own or self.bank.signed(base))
+                if base in (*CHANGED, NUMBERS):
+                    fields[name] = Field(shapes[base])
+                else:
+                    bank = self.bank
+                    fields[name] = Field(shapes[base], bank.signed(base), bank.identity)
         return fields
 
     def __len__(self) -> int:

@@ -21,6 +21,8 @@ written after every row; an interrupted run leaves those that it has, and the sa
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import json
 import sys

@@ -11,7 +11,7 @@ from parse_line import parse_line
 
 import train_student
 from models.terms import with_terms
-from utils.settings import StudentConfig, TeacherConfig
+from utils.settings import GeneratorConfig, StudentConfig, TeacherConfig
 
 
 def test_a_set_given_by_its_folder_does_not_lead_the_run_there():
@@ -84,7 +84,8 @@ def parse_printed(command: str) -> str:
         .split()
     )
     parsed = parse_line(line)
-    return parsed.data.name if isinstance(parsed, StudentConfig | TeacherConfig) else ""
+    trains = isinstance(parsed, StudentConfig | TeacherConfig | GeneratorConfig)
+    return parsed.data.name if trains else ""
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,9 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
+        torch.cuda.synchronize(
+            device
+        )  # makes the context, a second or two: the device's, not data's
 
 
 def computes_bf16(device: torch.device) -> bool:

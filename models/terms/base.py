@@ -39,6 +39,8 @@ class Term(nn.Module):
     # What it learns from. Runs without a term of a teacher, or of the shapes themselves, are
     # baselines; None: it only regularises.
     learns_from: ClassVar[Literal["labels", "teacher", "shapes"] | None] = None
+    # Whether the classes of the network mean something by this term alone, though no label is read.
+    names_classes: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True  # False: it passes through the network by itself
     # Whether its loss gives every parameter of the network a gradient. Processes that train
     # together are told: to find out, they would look through the graph in every step.
@@ -52,6 +54,7 @@ class Term(nn.Module):
         self.settings = settings
         self.fields = {name: fields[name] for name in self.reads(settings, network)}
         self.frozen: dict[str, nn.Module] = {}  # a plain dict: not trained, not saved
+        self.inputs: dict[str, str] = {}  # fingerprints of the files that begin() read, by a name
         self._network = (network,)  # not a part of the term
 
     @classmethod

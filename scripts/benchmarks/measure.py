@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
+from multiprocessing import forkserver
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,14 +25,16 @@ from typing import Any
 import torch
 
 from models.kernels.choice import kernels_name
-from scripts.benchmarks import loading, points, projection, students
+from scripts.benchmarks import assignment, loading, points, projection, students
 from scripts.benchmarks.contest import TINY, Contest, Form, Sizes, attempt, full_precision
+from utils import startup
 from utils.device import describe
 from utils.run import source_commit
 
 GROUPS: dict[str, Callable[[Sizes, torch.device], dict[str, Callable[[], Contest]]]] = {
     "projection": projection.contests,
     "points": points.contests,
+    "assignment": assignment.contests,
     "students": students.contests,
     "loading": loading.contests,
 }
@@ -116,6 +119,8 @@ def fresh_process() -> ProcessPoolExecutor:
     """A process of its own; if it is killed, what it does raises BrokenProcessPool."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(FRESH)
+    with startup.environment_as_found():
+        forkserver.ensure_running()
     return ProcessPoolExecutor(1, context)
 
 
