@@ -14,6 +14,8 @@ folder too. Those of the base fit commit 0b9957e unless ``--base-arguments`` say
 
 from __future__ import annotations
 
+import utils.startup
+
 import argparse
 import json
 import subprocess
@@ -108,7 +110,8 @@ def throughputs(
     words = [word.format(**filled) for word in template.split()]
     command = [sys.executable, "train_student.py", *words, *given]
     command += ["run.name=timed", f"run.checkpoints={runs}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    with utils.startup.environment_as_found():  # each side sets its own
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing"]
         raise RunError(f"{folder}: train_student.py ended with {done.returncode}: {said[-1]}")
