@@ -11,6 +11,8 @@ the shapes are shared out.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import json
 import re
@@ -81,6 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def export(options: argparse.Namespace, device: torch.device) -> None:
     content = None if options.timm else read_model(options.checkpoint, "teacher")
+    if content and content["build"].get("task") == "generation":
+        raise ConfigError(
+            f"{options.checkpoint} makes clouds of codes and sees no views: give the teacher that "
+            "the codes are of"
+        )
     data = content["config"]["data"] if content else {"root": "data", "size": None}
     name, root = options.data or data["name"], options.root or data["root"]
     splits = {split: open_split(name, split, root) for split in ("train", "test")}

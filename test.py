@@ -13,6 +13,8 @@ to expt/pictures/. Under ``torchrun`` the shapes are shared out.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import time
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from data.augment import vote_factors
 from data.datasets import Batch, ShapeSet
 from data.geometry.sampling import farthest_point_order
 from data.subsets import Subset, few_of, tested_data, tested_subset, whole_split
+from data.targets import tested_targets
 from models.loading import build_model
 from models.students import build_student
 from utils import results
@@ -52,6 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="expt/results.csv", help="table to add the row to")
     parser.add_argument("--predictions", type=Path, help="folder; default: beside the table")
     parser.add_argument("--pictures", default="expt/pictures", help="folder of the picture")
+    parser.add_argument("--bank", help="of a generator; default: the one of the training")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
@@ -85,7 +89,7 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     content = read_model(options.checkpoint)
     network = build_model(content, options.checkpoint).to(device)
     start = time.perf_counter()
-    data = tested_data(content, options)
+    data, targets = tested_data(content, options), tested_targets(content, options)
     subset = tested_subset(data, options.split, content["training"], options.checkpoint)
     split = subset.split
     task = tested_task(content, network, split, options.checkpoint)
@@ -94,7 +98,8 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
         task = Vote(task, options.vote, draw, len(subset.members))
 
     def batches(chosen: Subset) -> Iterator[Batch]:
-        return ShapeSet(chosen, task.fields, data, device).evaluation(options.batch_size)
+        shapes = ShapeSet(chosen, task.fields, data, device, targets)
+        return shapes.evaluation(options.batch_size)
 
     outputs = predict(network, batches(subset), task.compute)
     seconds = time.perf_counter() - start

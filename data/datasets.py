@@ -118,8 +118,11 @@ class ShapeSet:
         fields = {name: Field(()) for name in ALWAYS}
         for names in self._copies.values():
             for base, name in names.items():
-                own = base in (*CHANGED, NUMBERS)
-                fields[name] = Field(shapes[base], own or self.bank.signed(base))
+                if base in (*CHANGED, NUMBERS):
+                    fields[name] = Field(shapes[base])
+                else:
+                    bank = self.bank
+                    fields[name] = Field(shapes[base], bank.signed(base), bank.identity)
         return fields
 
     def __len__(self) -> int:

@@ -47,7 +47,7 @@ def tested_data(content: Mapping[str, Any], options: Any) -> DataSettings:
     """How the training of a checkpoint read its data, with ``data``, ``root`` and ``points`` of the
     command's options in its place where they are given; all views of a shape are read, once."""
     given = {"name": options.data, "root": options.root, "points": options.points}
-    schema = PointDataSettings if content["role"] == "student" else DataSettings
+    schema = PointDataSettings if "points" in content["config"]["data"] else DataSettings
     used = {k: v for k, v in content["config"]["data"].items() if k in schema.model_fields}
     chosen = {key: value for key, value in given.items() if value is not None}
     return schema(**{**used, **chosen, "views": None, "cache_on_device": False})

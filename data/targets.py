@@ -7,9 +7,10 @@ are those of ablations and controls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,34 @@ def _find_visibility(
 def _shuffle_rows(seen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Each view sees as many points as before, but any: (S, N, V) bool."""
     return generator.permuted(seen, axis=1)
+
+
+def tested_targets(content: Mapping[str, Any], options: Any) -> TargetSettings | None:
+    """Where the codes come from that the network of a checkpoint is tested on, if it reads any: the
+    bank of its training, or that of the command's options.
+
+    Raises:
+        ConfigError: a bank for a network that reads none.
+        DataError: one of another teacher, or with codes of another width.
+    """
+    if content["build"].get("task") != "generation":
+        if options.bank is not None:
+            raise ConfigError("--bank is for generators: this network reads no codes")
+        return None
+    path = options.bank or content["config"]["targets"]["bank"]
+    bank, read = Bank(path), content["build"]["code_size"]
+    if (width := bank.shape("codes")[-1]) != read:
+        raise DataError(
+            f"{path} holds codes of {width} channels, {options.checkpoint} reads {read}: give the "
+            "bank of its teacher as --bank"
+        )
+    found, expected = bank.identity, content["training"].get("teacher")
+    if expected not in (None, found):
+        raise DataError(
+            f"{options.checkpoint} was trained on codes of the teacher {expected}, {path} is of "
+            f"{found}: give its bank as --bank"
+        )
+    return TargetSettings(bank=str(path))
 
 
 def open_bank(

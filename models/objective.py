@@ -135,6 +135,11 @@ class Objective(nn.Module):
         return any(term.trains_all for term in self.terms.values())
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what the terms read of files, a part of what a run computes."""
+        return {n: mark for term in self.terms.values() for n, mark in term.inputs.items()}
+
+    @property
     def not_in_graph(self) -> list[str]:
         """The terms that a CUDA graph cannot hold."""
         return [name for name, term in self.terms.items() if not term.in_graph]

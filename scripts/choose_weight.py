@@ -9,6 +9,8 @@ equal).
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from statistics import mean
 from typing import TYPE_CHECKING

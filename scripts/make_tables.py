@@ -15,6 +15,8 @@ A table of kind ``speed`` comes from NAME.json of ``scripts.bench``, beside the 
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import re
 from collections.abc import Callable, Mapping

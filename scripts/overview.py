@@ -5,6 +5,8 @@ python -m scripts.overview ckpt/student/A.pth ckpt/student/B.pth --output FILE.p
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from pathlib import Path
 

@@ -13,6 +13,8 @@ is one CUDA graph.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from collections import Counter
 from collections.abc import Iterable

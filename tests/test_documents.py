@@ -17,12 +17,13 @@ import torch
 from conftest import ROOT
 from parse_line import parse_line
 
-from models.terms import with_terms
+from models.terms import teacher_schema, with_terms
 from utils.config import load_config
 from utils.errors import ConfigError
 from utils.settings import StudentConfig, TeacherConfig
 
 RECIPES = {"pointnet": with_terms(StudentConfig), "teacher": with_terms(TeacherConfig)}
+RECIPES["pointcmt_generator"] = teacher_schema
 MADE_UP = {"encoders/mynet.py", "scripts/configs/recipes/mynet.yaml", "terms/mine.py"}
 MADE_UP |= {"group.key=value"}
 SUFFIXES = (".py", ".sh", ".yaml", ".md", ".toml", ".png")
@@ -81,7 +82,7 @@ COMMANDS += [
 def check(words: list[str], folder: Path) -> None:
     """Hand a command to the parser of its program, and run nothing."""
     variables = {}
-    while re.match(r"[A-Z_]+=", words[0]):
+    while re.match(r"[A-Z][A-Z_0-9]*=", words[0]):
         name, variables[name] = words[0].partition("=")[::2]
         words = words[1:]
     program, *arguments = words
@@ -101,7 +102,7 @@ def check(words: list[str], folder: Path) -> None:
         check_dask(*arguments)
     else:
         assert program == "pip", f"no parser of {program} is known here: {shlex.join(words)}"
-        assert arguments[0] == "install"
+        assert arguments[0] in ("install", "download")
         named = {
             after for flag, after in zip(arguments, arguments[1:], strict=False) if flag == "-r"
         }
@@ -220,7 +221,9 @@ def test_keys_are_those_of_the_settings(document, monkeypatch):
 def is_setting(override: str) -> bool:
     for recipe, schema in RECIPES.items():
         try:
-            load_config(schema, [f"scripts/configs/recipes/{recipe}.yaml", "data.name=X", override])
+            files = [f"scripts/configs/recipes/{recipe}.yaml"]
+            bank = ["targets.bank=a.h5"] if schema is teacher_schema else []
+            load_config(schema, [*files, "data.name=X", *bank, override])
             return True
         except ConfigError:
             continue

@@ -30,6 +30,7 @@ def test_any_number_of_threads_gives_the_same(monkeypatch):
             ops.ball_query(cloud, cloud, 0.4, 9),
             ops.knn(cloud, cloud, 9),
             ops.smallest(cloud, 2),
+            ops.match(cloud, cloud.flip(1) + 0.1),
             pooled,
             ops.visible_max_backward(pooled, row, 50),
         ]
@@ -118,6 +119,7 @@ def test_the_operators_are_what_they_claim(dtype):
     torch.library.opcheck(ops.ball_query, (cloud, cloud[:, :7], 0.5, 4))
     torch.library.opcheck(ops.knn, (cloud, cloud[:, :7], 4))
     torch.library.opcheck(ops.smallest, (cloud, 2))
+    torch.library.opcheck(ops.match, (cloud, cloud + 1))
     torch.library.opcheck(ops.pack_views, (seen_by(2, 40, 3),))
     torch.library.opcheck(ops.visible_max, (features, bits, 3))
     upstream = torch.ones(2, 3, 8, dtype=dtype)

@@ -61,7 +61,8 @@ def tiered(case, *values):
     """A case, of the slow tier if its network is large."""
     kind, network, task, *_ = case
     large = (network, task) in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
-    heavy = large or network in ("curvenet_released", "vgg11_bn_attention")
+    twins = ("curvenet_released", "dgcnn_published", "pointnext_s64", "pointnext_s_height")
+    heavy = large or network in ("pointmlp", "vgg11_bn_attention", *twins)
     heavy |= kind != "plain" and values == ("bf16",)
     return slow_if(heavy, case, *values)
 

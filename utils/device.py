@@ -59,7 +59,9 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
-        torch.cuda.init()
+        torch.cuda.synchronize(
+            device
+        )  # makes the context, a second or two: the device's, not data's
         torch.cuda.reset_peak_memory_stats(device)  # of another training in this process
 
 

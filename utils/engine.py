@@ -6,14 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from utils import startup
 from utils.device import describe, peak_memory, seed_everything
 from utils.distributed import gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
@@ -23,6 +23,9 @@ from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
 from utils.step import EagerStep, GraphStep, build_step, no_graph
 from utils.tasks import Task
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Batch = dict[str, Tensor]
 LOOK_EVERY = 20  # steps between two looks at the losses, for the progress bar
@@ -107,16 +110,14 @@ def fit(
     if is_main():
         how = f"eagerly: {eager}" if eager else "each as one CUDA graph"
         print(f"{describe(device)}, train.amp={train.amp}; steps are taken {how}")
-    writer = (
-        SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
-        if is_main()
-        else None
-    )
+    startup.mark("optimiser and state")
+    writer = None
     for epoch in range(history["epoch"], train.epochs):
         seed_everything(train.seed, epoch, rank())
         start = time.perf_counter()
         scalars = _train_epoch(step, training, train, epoch)
         seconds = time.perf_counter() - start
+        writer = writer or _open_writer(run, epoch)
         scalars["lr"] = float(schedule.get_last_lr()[0])
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
@@ -143,6 +144,26 @@ def fit(
     return history
 
 
+def _open_writer(run: Run, epoch: int) -> SummaryWriter | None:
+    """TensorBoard's, which drops events of this or a later epoch that a killed run left."""
+    if not is_main():
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second
+
+    return SummaryWriter(run.folder / "tensorboard", purge_step=epoch + 1)
+
+
+def _say_how_it_started(device: torch.device) -> None:
+    if startup.told():
+        return
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    startup.mark("first step")
+    started = startup.tell()
+    if is_main():
+        print(f"first step done after {started}", flush=True)
+
+
 def _train_epoch(
     step: EagerStep | GraphStep, training: Training, train: TrainSettings, epoch: int
 ) -> dict[str, float]:
@@ -162,6 +183,8 @@ def _train_epoch(
     )
     for inputs in bar:
         step(inputs)
+        if sums.steps == 0:
+            _say_how_it_started(inputs["index"].device)
         sums.count(len(inputs["index"]))
         if sums.steps % LOOK_EVERY == 0:
             means = sums.peek()
@@ -204,7 +227,8 @@ def _report(
     for name, value in scalars.items():
         writer.add_scalar(name, value, epoch)
     rounded = {name: round(value, 5) for name, value in scalars.items()}
-    run.log_epoch({"epoch": epoch, "seconds": round(seconds, 2), **rounded})
+    record = {"epoch": epoch, "seconds": round(seconds, 2), **rounded}
+    run.log_epoch(record | startup.for_the_log())
     shown = "  ".join(
         f"{name.removeprefix('loss/')} {value:.4g}" for name, value in scalars.items()
     )

@@ -122,8 +122,10 @@ def recipe_label(config: Mapping[str, Any]) -> str:
     """Loss weights in force, optimiser, batch, precision and a head that is not the default."""
     weights = " ".join(f"{name} {term['weight']:g}" for name, term in config["terms"].items())
     optim, train = config["optim"], config["train"]
-    head = config.get("student", {}).get("head", "default")
-    chosen = "" if head == "default" else f", {head} head"
+    model = config.get("student") or config.get("teacher") or {}
+    head = model.get("head", "default")
+    usual = ("default",) if "student" in config else ("default", "pointmcd")
+    chosen = "" if head in usual else f", {head} head"
     precision = "" if train["amp"] == "none" else f", {train['amp']}"
     steps = f"{optim['name']} {optim['lr']:g}, batch {train['batch_size']}"
     return f"{weights}; {steps}{precision}{chosen}"

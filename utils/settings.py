@@ -144,6 +144,15 @@ class TeacherModelSettings(Group):
     backbone: str = "mobilenet_v2"  # one of torchvision, or timm/NAME
     weights: str = "imagenet"  # none, imagenet or the path of a state dict of the backbone
     normalise: Literal["imagenet", "none"] = "imagenet"
+    # of classification. pointmcd: layers that make the codes; mvcnn: the backbone's features are
+    # the codes, as PointCMT has it
+    head: Literal["pointmcd", "mvcnn"] = "pointmcd"
+
+
+class GeneratorModelSettings(Group):
+    task: Literal["generation"]  # clouds from the codes of a bank
+    layers: Literal[1, 3] = 1
+    dropout: Fraction = 0.5  # before the last layer
 
 
 class StudentModelSettings(Group):
@@ -151,8 +160,10 @@ class StudentModelSettings(Group):
     encoder: str = "pointnet"
     head: str = "default"
     # farthest: centres are sampled from the augmented cloud, as published; stored: the first points
-    # of the stored farthest-point order are the centres, which costs nothing
-    sampling: Literal["farthest", "stored"] = "farthest"
+    # of the stored farthest-point order are the centres, which costs nothing; off_origin: farthest,
+    # but nothing within sqrt(1e-3) of the origin, as in some releases
+    sampling: Literal["farthest", "stored", "off_origin"] = "farthest"
+    code_size: Positive = 512  # channels before the last layer, of the heads pointmcd and pointcmt
 
 
 class TermSettings(Group):
@@ -222,6 +233,42 @@ class TeacherConfig(TrainingConfig):
     train: TrainSettings = TrainSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     run: RunSettings = RunSettings()
+
+    @property
+    def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
+        """What changes at random in training."""
+        return PointAugmentation(), self.augment
+
+    @property
+    def taught_by(self) -> TargetSettings | None:
+        """Where what it reads of another teacher comes from."""
+        return None
+
+
+class GeneratorTargets(Group):
+    bank: str  # file of export_teacher.py, whose codes become clouds
+
+
+class GeneratorConfig(TrainingConfig):
+    """Configuration of ``train_teacher.py`` with ``teacher.task=generation``."""
+
+    data: PointDataSettings
+    teacher: GeneratorModelSettings
+    terms: Terms = Terms()
+    targets: GeneratorTargets
+    augment: PointAugmentation = PointAugmentation()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+    run: RunSettings = RunSettings()
+
+    @property
+    def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
+        return self.augment, ViewAugmentation()
+
+    @property
+    def taught_by(self) -> TargetSettings:
+        return TargetSettings(bank=self.targets.bank)
 
 
 class StudentConfig(TrainingConfig):

@@ -54,6 +54,7 @@ class Term(nn.Module):
         self.settings = settings
         self.fields = {name: fields[name] for name in self.reads(settings, network)}
         self.frozen: dict[str, nn.Module] = {}  # a plain dict: not trained, not saved
+        self.inputs: dict[str, str] = {}  # fingerprints of the files that begin() read, by a name
         self._network = (network,)  # not a part of the term
 
     @classmethod

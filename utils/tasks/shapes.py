@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils import pictures
 from utils.metrics import confusion_matrix, score
 from utils.tasks.base import Arrays, Batch, Report, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Features(Task):
