@@ -9,6 +9,8 @@ wheel is named in one line, after the others were added.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import importlib
 import platform

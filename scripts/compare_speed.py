@@ -14,6 +14,8 @@ folder too. Those of the base fit commit 0b9957e unless ``--base-arguments`` say
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import json
 import subprocess
