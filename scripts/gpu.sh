@@ -27,7 +27,8 @@
 # shellcheck disable=SC2086  # PYTHON and options hold several words
 set -uo pipefail
 for name in PSB26 MODELNET40 TEACHER_WEIGHTS WHEELS BASE; do
-    if [ -z "${!name:-}" ] || [ -n "${DRY:-}" ]; then continue; fi
+    case ${DRY:-}${!name:-} in "" | none | imagenet) continue ;; esac # words of TEACHER_WEIGHTS
+    if [ -n "${DRY:-}" ]; then continue; fi
     if [ ! -e "${!name}" ]; then echo "$name: there is no ${!name}" >&2; exit 2; fi
     declare "$name=$(realpath "${!name}")"
 done
