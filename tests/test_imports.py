@@ -95,7 +95,7 @@ def test_no_private_places_are_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["train_student", "export_teacher", "test"])
+@pytest.mark.parametrize("program", ["train_student, export_teacher, test"])
 def test_programs_do_not_import_what_only_some_commands_need(program):
     """These take seconds to import, and a table starts hundreds of processes."""
     slow = {"torchvision", "timm", "pandas", "sklearn", "distributed", "numba", "triton"}
