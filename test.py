@@ -119,8 +119,8 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     results.save_predictions(place, split.ids, outputs, task.predictions(outputs))
     if report.columns:
         tested = {"data": split.name, "split": options.split, "shapes": len(subset.members)}
-        path, votes = options.checkpoint, options.vote
-        described = describe_checkpoint(path, content, options.points, votes)
+        path, points, votes = options.checkpoint, options.points, options.vote
+        described = describe_checkpoint(path, content, network, points, votes)
         row = describe_test(described, report.columns, seconds, device, task=task.name, **tested)
         results.append(options.results, row)
     where = f"{split.name} {options.split}, {len(subset.members)} shapes"
@@ -160,7 +160,7 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
         else few_shot_report(train, test, counts)
     )
     seconds = time.perf_counter() - start
-    described = describe_checkpoint(options.checkpoint, content, options.points)
+    described = describe_checkpoint(options.checkpoint, content, student, options.points)
     described = describe_probe(described, content, report.protocol, student, seed)
     tested = {"data": split.name, "split": "test", "shapes": len(split.ids), "task": options.probe}
     row = describe_test(described, report.columns, seconds, device, **tested)

@@ -4,14 +4,15 @@
 
 IN is a state dict of PointMCD's release (both classification and both part-segmentation students,
 the three teachers), of PointCMT's (student, teacher, generator) or of one of the public encoders:
-CurveNet's classification network, PointNet++ SSG and MSG for classification and part segmentation
-in yanx27's PyTorch. Which one it is follows from its names and shapes. The 40 classes of ModelNet40
-and the 16 categories of ShapeNetPart get their names, others those of NAMES.txt. OUT goes into
-``test.py OUT --data NAME``, into ``train_student.py ... init=OUT`` and into ``models.load_model``.
+the classification networks of CurveNet, PointMLP (and elite), PointNeXt-S and, in antao97's
+PyTorch, DGCNN; PointNet++ SSG and MSG for classification and part segmentation in yanx27's. Which
+one it is follows from its names and shapes. The 40 classes of ModelNet40 and the 16 categories of
+ShapeNetPart get their names, others those of NAMES.txt. OUT goes into ``test.py OUT --data NAME``,
+into ``train_student.py ... init=OUT`` and into ``models.load_model``.
 
-A state dict inside ``model_state_dict``, ``state_dict`` or ``model_state`` and the prefix
-``module.`` of DataParallel are understood. Nothing but tensors, plain values and NumPy numbers is
-ever unpickled.
+A state dict inside ``model_state_dict``, ``state_dict``, ``model_state``, ``net`` or ``model`` and
+the prefix ``module.`` of DataParallel are understood. Nothing but tensors, plain values and NumPy
+numbers is ever unpickled.
 """
 
 from __future__ import annotations

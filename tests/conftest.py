@@ -1,5 +1,6 @@
 """A tiny prepared set, a teacher, its bank: made once for all tests by the real programs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import export_teacher
 import train_student
@@ -55,6 +57,21 @@ def _from_the_root(monkeypatch):
     torch.set_num_threads(1)  # as in the runs, which are compared with programs of their own
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_survives_a_power_cut():
+    """To wait for the disk at every file that is written adds up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are composed and come out empty, for tests that look at none: to lay one out takes
+    half a second."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Folders of a small experiment: ``root`` of the sets, one teacher and its bank."""
@@ -92,11 +109,11 @@ class Workshop:
         return self.folder / "ckpt" / "student" / f"{name}.pth"
 
     def pixel_arguments(self, recipe: str, name: str, *arguments: str) -> list[str]:
-        """Arguments of train_teacher.py for one epoch of three steps on small views."""
+        """Arguments of train_teacher.py for one step on the small views of ``pixel_teachers``."""
         return [
             f"scripts/configs/recipes/{recipe}.yaml",
             "scripts/configs/sets/demo_pixels.yaml",
-            "data.name=Tiny",
+            "data.name=Pixels",
             f"data.root={self.root}",
             "data.size=16",
             "train.epochs=1",
@@ -146,7 +163,10 @@ def distilled(workshop) -> Path:
 
 @pytest.fixture(scope="session")
 def pixel_teachers(workshop) -> tuple[Path, Path]:
-    """An autoencoder, and the teacher of parts that starts from its backbone."""
+    """An autoencoder, and the teacher of parts that starts from its backbone, on a set of theirs:
+    16 + 16 shapes, views of 16 x 16."""
+    few = ["--shapes-train", "1", "--shapes-test", "1", "--image-size", "16"]
+    prepare_tiny(workshop.root, "Pixels", *few)
     folder = workshop.folder / "ckpt" / "teacher"
     train_teacher.main(workshop.pixel_arguments("teacher_autoencoder", "autoencoder"))
     init = f"init={folder}/autoencoder.pth"

@@ -239,14 +239,16 @@ def test_too_little_memory_is_noticed_first(monkeypatch):
     monkeypatch.setattr(bench, "prepare_process", lambda device: None)
     monkeypatch.setattr(bench, "measure", lambda *arguments: measured.append(arguments) or [])
     monkeypatch.setattr(bench, "free_memory", lambda device: 15 * 2**30)
-    with pytest.raises(ConfigError, match="found 15.0 GiB .* --only points,students,loading"):
+    with pytest.raises(
+        ConfigError, match="found 15.0 GiB .* --only points,assignment,students,loading"
+    ):
         bench.main(["--device", "cpu"])
     with pytest.raises(ConfigError, match="use --quick, --bare$"):
         bench.main(["--device", "cpu", "--only", "projection"])
     assert not measured
     for arguments in (["--quick"], ["--bare"], ["--only", "loading"]):
         bench.main(["--device", "cpu", *arguments])
-    assert len(measured) == 4 + 4 + 1
+    assert len(measured) == 5 + 5 + 1
 
 
 @pytest.mark.parametrize("bare", [[], ["--bare"]], ids=["as our programs", "bare"])

@@ -67,6 +67,7 @@ def test_a_program_that_returns_a_code_stops_the_demo(monkeypatch):
     assert demo.main([]) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_command_asks_of_pytorch_ends_with_it(workshop, tmp_path):
     """The number of threads decides the order of sums, and so the bits of what is trained."""
     found = settings()

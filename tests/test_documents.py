@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import importlib
 import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,9 +122,11 @@ def check_program(line: list[str]) -> None:
 
 def check_pytest(arguments: list[str], folder: Path) -> None:
     """Options by pytest itself, in an empty folder; words after -m are registered markers."""
-    command = [sys.executable, "-m", "pytest", *arguments, "--noconftest", "--collect-only"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stderr
+    with contextlib.chdir(folder):
+        # without what the outer pytest has set up, and without a collection of garbage at the end
+        without = ("-p", "no:faulthandler", "-p", "no:unraisableexception")
+        done = pytest.main([*arguments, "--noconftest", "--collect-only", *without])
+    assert done == pytest.ExitCode.NO_TESTS_COLLECTED
     settings = (ROOT / "pyproject.toml").read_text()
     for flag, expression in zip(arguments, arguments[1:], strict=False):
         words = set(re.findall(r"\w+", expression)) - {"or", "and", "not"} if flag == "-m" else ()

@@ -29,7 +29,7 @@ POOLED_BY_MAXIMUM = {"pointnet", "dgcnn", "dgcnn_published", *CARRYING, *HALVED}
 SMALLEST = {"pointnet2_ssg": 512, "pointnet2_msg": 512, "curvenet": 256, "dgcnn": 20}
 SMALLEST["curvenet_released"] = SMALLEST["curvenet"]
 SMALLEST |= {"dgcnn_published": 20, "pointmlp": 512, "pointmlp_elite": 512}
-SMALLEST |= dict.fromkeys(HALVED, 16)
+SMALLEST |= dict.fromkeys(sorted(HALVED), 16)
 
 # Parameters for 40 classes, part by part. A layer of a -> b channels has a * b weights, b biases if
 # its network has them, and 2 * b of its normalisation. The sums are those of the weights that the

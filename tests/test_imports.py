@@ -158,7 +158,7 @@ def test_the_first_step_of_a_training_needs_no_compiler(workshop, program):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["train_student", "train_teacher", "export_teacher", "test"])
+@pytest.mark.parametrize("program", ["train_student, train_teacher, export_teacher, test"])
 def test_programs_do_not_import_what_only_some_commands_need(program):
     """These take seconds to import, and a table starts hundreds of processes."""
     slow = {"torchvision", "timm", "pandas", "sklearn", "distributed", "numba", "triton"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -109,27 +110,39 @@ def test_without_a_compiler_tensor_code_serves(monkeypatch):
         choice._chosen.cache_clear()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, slow_if(True, torch.float64)])
-def test_the_operators_are_what_they_claim(dtype):
+CLAIMS = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "claims"),
+    [
+        (torch.float32, CLAIMS),
+        (torch.float64, CLAIMS),
+        slow_if(True, torch.float32, "test_aot_dispatch_dynamic"),
+    ],
+    ids=["float32", "float64", "traced ahead of time"],
+)
+def test_the_operators_are_what_they_claim(dtype, claims):
+    check = functools.partial(torch.library.opcheck, test_utils=claims)
     cloud = points("random", 40)
     features = points("random", 40, axes=8).to(dtype).requires_grad_()
     bits = ops.pack_views(seen_by(2, 40, 3))
     row = ops.visible_max(features, bits, 3)[1]
-    torch.library.opcheck(ops.farthest_point_sample, (cloud, 9, 0))
-    torch.library.opcheck(ops.ball_query, (cloud, cloud[:, :7], 0.5, 4))
-    torch.library.opcheck(ops.knn, (cloud, cloud[:, :7], 4))
-    torch.library.opcheck(ops.smallest, (cloud, 2))
-    torch.library.opcheck(ops.match, (cloud, cloud + 1))
-    torch.library.opcheck(ops.pack_views, (seen_by(2, 40, 3),))
-    torch.library.opcheck(ops.visible_max, (features, bits, 3))
+    check(ops.farthest_point_sample, (cloud, 9, 0))
+    check(ops.ball_query, (cloud, cloud[:, :7], 0.5, 4))
+    check(ops.knn, (cloud, cloud[:, :7], 4))
+    check(ops.smallest, (cloud, 2))
+    check(ops.match, (cloud, cloud + 1))
+    check(ops.pack_views, (seen_by(2, 40, 3),))
+    check(ops.visible_max, (features, bits, 3))
     upstream = torch.ones(2, 3, 8, dtype=dtype)
-    torch.library.opcheck(ops.visible_max_backward, (upstream, row, 40))
+    check(ops.visible_max_backward, (upstream, row, 40))
     index = torch.arange(12).view(2, 3, 2)
     winner = ops.neighbour_max(features, index)[1]
-    torch.library.opcheck(ops.neighbour_max, (features, index))
-    torch.library.opcheck(ops.neighbour_max_backward, (upstream, winner, 40))
-    torch.library.opcheck(ops.neighbour_mean, (features, index))
-    torch.library.opcheck(ops.neighbour_mean_backward, (upstream, index, 40))
+    check(ops.neighbour_max, (features, index))
+    check(ops.neighbour_max_backward, (upstream, winner, 40))
+    check(ops.neighbour_mean, (features, index))
+    check(ops.neighbour_mean_backward, (upstream, index, 40))
 
 
 def test_a_graph_is_compiled_without_a_break():

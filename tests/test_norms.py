@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import multiprocessing
 
 import pytest
 import torch
@@ -137,7 +138,10 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(work, (str(folder),), PROCESSES)
+    multiprocessing.set_forkserver_preload(["models.students", "timm.layers", "utils.step"])
+    torch.multiprocessing.start_processes(
+        work, (str(folder),), PROCESSES, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pth") for rank in range(PROCESSES)]
 
 

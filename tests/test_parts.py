@@ -31,6 +31,7 @@ from utils.settings import DataSettings, PointAugmentation, PointDataSettings, V
 
 CPU = torch.device("cpu")
 STILL = PointAugmentation()
+SIDE = 96  # of the views of shapes, in pixels
 SMALL = ["--points", "256", "--image-size", "48", "--workers", "1", "--recipe", "dual16"]
 
 
@@ -59,7 +60,7 @@ def shapes(tmp_path_factory):
         "1",
         *SMALL,
     ]
-    prepare(parse([*arguments, "--image-size", "128"]))
+    prepare(parse([*arguments, "--image-size", str(SIDE)]))
     return open_split("Shapes", "train", root)
 
 
@@ -163,7 +164,7 @@ def test_label_images_agree_with_the_labels_of_visible_points(shapes):
         inner = (around == around[:, :1]).all(axis=1)
         agreeing += (around[inner, 0] == parts[index, point[inner]]).sum()
         clear += inner.sum()
-    assert clear > 30_000
+    assert clear > 20_000
     assert agreeing / clear > 0.995, agreeing / clear
 
 
@@ -253,7 +254,7 @@ def test_damaged_part_labels_are_named(shapes, tmp_path):
     def paint(file):
         first, second = file["part_offsets"][:2]
         rest = file["part_images"][second:]
-        stream = np.frombuffer(encode_png(np.full((128, 128), 77, np.uint8)), np.uint8)
+        stream = np.frombuffer(encode_png(np.full((SIDE, SIDE), 77, np.uint8)), np.uint8)
         file["part_images"].resize((len(stream) + len(rest),))
         file["part_images"][...] = np.concatenate([stream, rest])
         file["part_offsets"][1:] += len(stream) - (second - first)
@@ -297,8 +298,8 @@ def test_label_images_are_resized_and_moved_with_their_views(shapes):
     first = plain["part_images"][0]
     assert set(first.unique().tolist()) <= {*range(*shapes.part_ranges[0]), shapes.num_parts}
 
-    smaller = next(view_set(Subset(shapes, np.arange(4)), size=64).evaluation(4))
-    assert smaller["part_images"].shape == (4, 16, 64, 64)
+    smaller = next(view_set(Subset(shapes, np.arange(4)), size=SIDE // 2).evaluation(4))
+    assert smaller["part_images"].shape == (4, 16, SIDE // 2, SIDE // 2)
     assert (smaller["part_images"] == plain["part_images"][..., 1::2, 1::2]).float().mean() > 0.99
 
     moves = ViewAugmentation(flip=True, scale=(0.8, 1.25), shift=0.1)
@@ -333,7 +334,7 @@ def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     epochs = [list(draw(epoch)) for epoch in (0, 0, 1)]
     used = set()
     for batch in epochs[0]:
-        assert batch["views"].shape == (8, 3, 1, 128, 128)
+        assert batch["views"].shape == (8, 3, 1, SIDE, SIDE)
         for row, index in enumerate(batch["index"].tolist()):
             stored, labels = shapes.views(index), shapes.part_images(index)
             found = []
@@ -451,7 +452,8 @@ def test_a_split_file_is_part_of_the_settings(tmp_path):
 def test_a_shape_with_parts_is_drawn_with_them(balls, tmp_path):
     for index in (0, 1):
         figure = draw_shape(balls, index, 2)
-        figure.savefig(tmp_path / f"{index}.png", dpi=20)
+        if index == 1:  # with all there is
+            figure.savefig(tmp_path / "sheet.png", dpi=20)
         texts = [
             text.get_text()
             for sub in figure.subfigs

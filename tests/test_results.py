@@ -301,7 +301,7 @@ def write_old_form(path, rows):
 def test_two_programs_upgrade_an_older_table_at_once(tmp_path):
     """The file that one of them waits for is replaced by the other."""
     context = multiprocessing.get_context("fork")
-    for attempt in range(5):
+    for attempt in range(3):
         table = tmp_path / f"{attempt}.csv"
         write_old_form(table, [row(seed=999)])
         writers = [context.Process(target=append_many, args=(table, first)) for first in (0, 100)]

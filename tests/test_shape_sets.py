@@ -36,6 +36,7 @@ STILL = (PointAugmentation(), ViewAugmentation())
 TAUGHT = {"view_codes", "codes", "view_logits", "logits"}
 EVERYTHING = {"points", "visibility", "parts", "views", "part_images", *TAUGHT}
 EVERYTHING |= {"points@1", "visibility@1", "parts@1", "views@1", "part_images@2"}
+FEWER = {"views": 5, "teach_views": 7, "teach_shuffle": "all"}
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +121,7 @@ def test_fields_and_cameras_tell_what_training_gets(make, subset):
     assert [b["index"].tolist() for b in plain.evaluation(20)] == [subset.members.tolist()]
 
 
-@pytest.mark.parametrize("workers", [0, slow_if(True, 2)])
-@pytest.mark.parametrize("changes", [{}, {"views": 5, "teach_views": 7, "teach_shuffle": "all"}])
+@pytest.mark.parametrize(("workers", "changes"), [(0, {}), (0, FEWER), slow_if(True, 2, FEWER)])
 def test_streamed_batches_are_the_resident_ones(make, workers, changes):
     kept = make(*EVERYTHING, cache_on_device=True, workers=workers, **changes)
     read = make(*EVERYTHING, cache_on_device=False, workers=workers, **changes)

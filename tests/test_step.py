@@ -5,7 +5,7 @@ import functools
 import sys
 import warnings
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -17,11 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.augment import augment_points, augment_views
 from data.datasets import unpack_bits
+from models.generators import build_generator
 from models.images.teachers import BACKBONES, build_teacher
 from models.students import ENCODERS, SEGMENTERS, build_student
 from models.terms import TERMS
 from utils.device import computes_bf16
 from utils.errors import ConfigError, RunError
+from utils.fields import Field
 from utils.meters import Sums
 from utils.optim import build_optimizer, build_schedule
 from utils.run import choose_amp
@@ -49,11 +51,16 @@ CASES = [("distilled", *student) for student in STUDENTS]
 CASES += [("plain", "pointnet", "classification"), ("pooled", "pointnet", "classification")]
 CASES += [("teacher", "squeezenet1_0", "classification")]
 CASES += [("teacher", "vgg11_bn_attention", task) for task in ("segmentation", "autoencoder")]
-IN_BF16 = [case for case in CASES if case[0] in ("plain", "teacher") or case[1] == "curvenet"]
+CASES += [("taught", "pointnet", "classification"), ("teacher", "generator", "generation")]
+CODES = ("feature", "classifier", "logits", "similarity")  # what students of the kind "taught" add
+# casts are looked at once a kind of network: a CPU that has no bf16 takes seconds for each
+IN_BF16 = [("plain", "pointnet", "classification"), ("distilled", "curvenet", "classification")]
+IN_BF16 += [("teacher", "squeezenet1_0", "classification")]
 TEACHER_WEIGHTS = {
     "classification": {"task": 1.0, "views": 1.0},
     "segmentation": {"pixels": 1.0},
     "autoencoder": {"reconstruction": 1.0},
+    "generation": {"generation": 1.0},
 }
 
 
@@ -73,19 +80,27 @@ def weights_of(kind: str, network: nn.Module, off: str = "") -> dict[str, float]
         weights = dict(TEACHER_WEIGHTS[network.task])
     else:
         weights = {"task": 1.0, "alignment": float(kind != "plain")}
+        weights |= dict.fromkeys(CODES if kind == "taught" else (), 1.0)
         weights |= dict.fromkeys(network.extra_losses, 0.001)
     return {name: weight for name, weight in weights.items() if name != off and weight}
 
 
 def build_objective(kind: str, name: str, task: str, off: str = "") -> nn.Module:
     torch.manual_seed(0)
-    outputs = {"classification": CLASSES, "segmentation": PARTS, "autoencoder": 0}[task]
-    if kind == "teacher":
+    outputs = {"classification": CLASSES, "segmentation": PARTS}.get(task, 0)
+    if task == "generation":
+        network = build_generator(code_size=512, points=512)
+    elif kind == "teacher":
         network = build_teacher(name, outputs, task=task, num_categories=CLASSES)
     else:
-        network = build_student(name, outputs, task=task, num_categories=CLASSES)
+        head = "pointcmt" if kind == "taught" else "default"
+        network = build_student(name, outputs, head, task, num_categories=CLASSES)
     options = {"alignment": {"pooling": "global"}} if kind == "pooled" else {}
-    return make_objective(network, weights_of(kind, network, off), **options)
+    fields = {"logits": Field((CLASSES,)), "points": Field((512, 3))}
+    generator = build_generator(code_size=512, points=64), None, "weights"
+    with patch("models.terms.feature.open_generator", lambda path: generator):
+        options |= {"feature": {"generator": "file"}} if kind == "taught" else {}
+        return make_objective(network, weights_of(kind, network, off), fields, **options)
 
 
 def make_data() -> dict[str, torch.Tensor]:
@@ -98,6 +113,7 @@ def make_data() -> dict[str, torch.Tensor]:
         "packed": torch.randint(0, 2**VIEWS, (SHAPES, 512, 1), dtype=torch.uint8),
         "view_codes": torch.rand(SHAPES, VIEWS, 512),
         "codes": torch.rand(SHAPES, 512),
+        "logits": torch.randn(SHAPES, CLASSES),
         "views": torch.randint(0, 256, (SHAPES, VIEWS, 1, 32, 32), dtype=torch.uint8),
         "part_images": torch.randint(-1, PARTS + 1, (SHAPES, VIEWS, 32, 32)),
     }
@@ -233,7 +249,7 @@ def test_every_parameter_of_a_backbone_gets_a_gradient(backbone):
 
 
 def test_all_terms_are_looked_at():
-    networks = {kind: build_student("pointnet", CLASSES) for kind in ("distilled", "plain")}
+    networks = {kind: build_student("pointnet", CLASSES) for kind in ("distilled", "taught")}
     found = {name for kind, network in networks.items() for name in weights_of(kind, network)}
     assert found | {name for terms in TEACHER_WEIGHTS.values() for name in terms} == set(TERMS)
 

@@ -28,7 +28,7 @@ from utils.run import Run
 from utils.settings import Factor, OptimSettings, TermSettings, TrainSettings
 from utils.step import build_step
 
-pytestmark = pytest.mark.usefixtures("own_terms")
+pytestmark = pytest.mark.usefixtures("own_terms", "undrawn")
 CPU = torch.device("cpu")
 ALONE = ["terms.alignment.weight=0", "train.epochs=1"]
 

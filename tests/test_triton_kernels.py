@@ -43,7 +43,7 @@ NARROWED = {torch.float32: 0.0, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 # B, M, C, V: one of everything, odd sizes, more than one chunk and tile of channels, all bits
-SIZES = [(2, 1, 1, 1), (2, 9, 5, 3), (1, 150, 70, 12), (1, 21, 33, 31), (1, 37, 8, 32)]
+SIZES = [(2, 1, 1, 1), (2, 9, 5, 3), (1, 150, 70, 5), (1, 21, 33, 31), (1, 37, 8, 32)]
 LARGE = [(32, 1024, 1024, 12), (16, 2048, 1024, 16), (3, 1000, 515, 32), (2, 130, 129, 20)]
 
 
@@ -91,12 +91,13 @@ def check_projection(features: torch.Tensor, bits: torch.Tensor, views: int) -> 
 
 
 @runs
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(size, torch.float32) for size in SIZES] + [(SIZES[1], dtype) for dtype in TYPES[1:]],
+    ids=str,
+)
 def test_visible_maxima_and_gradients_are_those_of_tensor_code(size, dtype):
     batch, count, channels, views = size
-    if dtype is not torch.float32 and count > 100:
-        pytest.skip("this size in one type is enough, interpreted")
     check_projection(drawn(batch, count, channels, dtype=dtype), seen(batch, count, views), views)
 
 
@@ -127,8 +128,7 @@ def test_views_of_one_point_add_up_in_their_order():
 
 
 @runs
-@pytest.mark.parametrize("kind", ["random", "lattice"])
-@pytest.mark.parametrize("start", [0, 1, 7])
+@pytest.mark.parametrize(("kind", "start"), [("random", 0), ("lattice", 1), ("random", 149)])
 def test_farthest_points_are_those_of_tensor_code(kind, start):
     points = cloud(2, 150, 3, kind=kind)
     found = cuda.farthest_point_sample(points, 40, start)
@@ -140,8 +140,10 @@ def test_farthest_points_are_those_of_tensor_code(kind, start):
 
 
 @runs
-@pytest.mark.parametrize("kind", ["random", "lattice"])
-@pytest.mark.parametrize(("radius", "k"), [(0.4, 1), (0.5, 8), (1.0, 20), (2.5, 150)])
+@pytest.mark.parametrize(
+    ("kind", "radius", "k"),
+    [("lattice", 0.4, 1), ("random", 0.5, 8), ("lattice", 1.0, 20), ("lattice", 2.5, 150)],
+)
 def test_balls_are_those_of_tensor_code(kind, radius, k):
     points, centres = cloud(2, 140, 3, kind=kind), cloud(2, 11, 3, seed=1)
     centres[:, :3] = points[:, :3]
@@ -159,15 +161,22 @@ def test_closed_balls_and_the_nearest_point_of_empty_ones():
 
 
 @runs
-@pytest.mark.parametrize("kind", ["random", "lattice"])
-@pytest.mark.parametrize(("count", "axes", "k"), [(20, 3, 20), (150, 2, 7), (700, 3, 20)])
+@pytest.mark.parametrize(
+    ("kind", "count", "axes", "k"),
+    [
+        ("lattice", 20, 3, 20),
+        ("lattice", 150, 2, 7),
+        ("lattice", 700, 3, 20),
+        ("random", 700, 3, 9),
+    ],
+)
 def test_neighbours_are_those_of_tensor_code(kind, count, axes, k):
     points, queries = cloud(2, count, axes, kind=kind), cloud(2, 5, axes, kind=kind, seed=1)
     assert torch.equal(cuda.knn(points, queries, k), plain.knn(points, queries, k))
 
 
 @runs
-@pytest.mark.parametrize("kind", ["signed", "ties", "strange"])
+@pytest.mark.parametrize("kind", ["ties", "strange"])
 @pytest.mark.parametrize(("count", "k"), [(5, 5), (60, 60), (300, 20), (513, 64)])
 def test_the_smallest_of_rows_are_those_of_tensor_code(kind, count, k):
     values = drawn(2, 3, count, kind=kind)
@@ -233,7 +242,7 @@ def test_the_kernels_interpreted_on_a_cpu():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 25
 
 
 constructible = pytest.mark.skipif(

@@ -16,6 +16,7 @@ from utils import checkpoint, results
 from utils.checkpoint import read_model
 from utils.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 # What version 1 wrote: of the resolved configuration, all groups that are the same in every file.
 COMMON = {
     "init": None,

@@ -42,8 +42,7 @@ def same(one: list[dict], other: list[dict]) -> bool:
     )
 
 
-@pytest.mark.parametrize("size", [None, 16])
-@pytest.mark.parametrize("workers", [0, slow_if(True, 2)])
+@pytest.mark.parametrize(("workers", "size"), [(0, None), (0, 16), slow_if(True, 2, 16)])
 def test_resident_views_are_the_decoded_ones(subset, workers, size):
     for views in (None, 5):
         resident, decoded = (

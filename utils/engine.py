@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils import startup
-from utils.device import describe, seed_everything
+from utils.device import describe, peak_memory, seed_everything
 from utils.distributed import gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
 from utils.meters import EpochClock
@@ -84,8 +84,8 @@ def fit(
     that was killed ends with the same weights as one that was not (bit for bit on a CPU).
 
     Returns:
-        ``{"epoch": ..., "seconds": wall time of all epochs, "metrics": of the last evaluation,
-        "commit": of the code that began the run}``.
+        ``{"epoch": ..., "seconds": wall time of all epochs, "memory": at its peak, MiB, of this
+        process, "metrics": of the last evaluation, "commit": of the code that began the run}``.
 
     Raises:
         RunError: a loss or a weight that is not finite.
@@ -129,6 +129,7 @@ def fit(
                 training.draw(writer, done, outputs)
         history["epoch"] = done
         history["seconds"] += seconds
+        history["memory"] = max(history.get("memory", 0.0), peak_memory(device))
         _report(run, writer, done, train.epochs, scalars, seconds)
         run.save_state(
             {

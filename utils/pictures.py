@@ -150,7 +150,7 @@ def parts_figure(
 def cloud_figure(rows: Sequence[np.ndarray], kinds: Sequence[str], names: list[str]) -> Figure:
     """Clouds in a grid: each of ``rows`` holds one kind for all shapes, (S, N, 3)."""
     count = len(names)
-    figure = Figure(figsize=(2.4 * count, 2.5 * len(rows)), layout="constrained")
+    figure = _new_figure(figsize=(2.4 * count, 2.5 * len(rows)), layout="constrained")
     for row, (clouds, kind) in enumerate(zip(rows, kinds, strict=True)):
         for column, (points, name) in enumerate(zip(clouds, names, strict=True)):
             axes = figure.add_subplot(len(rows), count, row * count + column + 1, projection="3d")

@@ -20,17 +20,20 @@ from utils.tasks.voting import PASSES
 def describe_checkpoint(
     path: str | Path,
     content: Mapping[str, Any],
+    network: nn.Module,
     points: int | None = None,
     votes: int | None = None,
 ) -> dict[str, Any]:
     """The columns that a checkpoint fills, whatever it is tested on.
 
     Args:
+        network: of the checkpoint, with the heads of its loss terms.
         points: how many are used of a cloud, if not as many as in training.
         votes: how many votes are averaged; None: one pass.
     """
     config, training = content["config"], content["training"]
     student, released = content["role"] == "student", training.get("released")
+    memory = training.get("memory")  # None: of a run before it was measured, or of others
     return {
         "role": content["role"],
         "run": Path(path).stem,
@@ -45,6 +48,8 @@ def describe_checkpoint(
         "train_device": training["device"],
         "commit": training["commit"],
         "checkpoint": fingerprint(content["model"]),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "memory": None if memory is None else round(memory, 1),
     }
 
 
@@ -75,6 +80,7 @@ def describe_probe(
         "epochs": 0,
         "seed": random_seed,
         "train_seconds": 0.0,
+        "memory": None,
         "checkpoint": fingerprint(network.state_dict()),
     }
 

@@ -55,6 +55,8 @@ class Result:
     instance_miou_lenient: float | None = None  # PointMCD's rule, see utils.part_metrics
     class_miou_lenient: float | None = None
     deviation: float | None = None  # of ``overall`` over the repeats of a few-shot probe or vote
+    parameters: int | None = None  # trained: of the network and the heads of its loss terms
+    memory: float | None = None  # of the training at its peak, MiB
 
 
 COLUMNS = [field.name for field in fields(Result)]

@@ -124,6 +124,7 @@ def training_record(
         **more,
         "epochs": history["epoch"],
         "seconds": history["seconds"],
+        "memory": history.get("memory"),
         "metrics": history["metrics"],
         "commit": history["commit"],
         "device": describe(device),

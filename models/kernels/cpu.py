@@ -17,7 +17,7 @@ from torch import Tensor
 from models.kernels import edge_loops, matching_loops, plain, point_loops, visible_loops
 from models.kernels.choice import NUMBA_TYPES
 from models.kernels.halves import elements
-from models.kernels.plain_matching import settle
+from models.kernels.plain_matching import FALL, SHARE, settle
 from models.kernels.threads import in_shares
 
 
@@ -57,8 +57,9 @@ def smallest(values: Tensor, k: int) -> Tensor:
 def match(a: Tensor, b: Tensor) -> Tensor:
     batch, count, _ = a.shape
     matched = torch.empty(batch, count, dtype=torch.int64)
-    arrays = [x.numpy() for x in (*settle(a, b), matched)]
-    in_shares(matching_loops.match, batch, 20 * count * count, *arrays)
+    arrays = [x.numpy() for x in settle(a, b)]
+    cost = 20 * count * count
+    in_shares(matching_loops.match, batch, cost, *arrays, SHARE, FALL, matched.numpy())
     return matched
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from models.kernels.compiled import compiled
-from models.kernels.plain_matching import FALL, SHARE
 from models.kernels.point_loops import MOST, bound_of
 
 BLOCK = 64  # columns of the search for candidates
@@ -20,9 +19,12 @@ INFINITE = np.float32(np.inf)
 
 
 @compiled
-def match(begin, end, a, b, limits, matched):
-    """``a``, ``b`` (B, N, 3) float32 and ``limits`` (B, 2) float32 are those of
-    :func:`models.kernels.plain_matching.settle`, ``matched`` (B, N) int64; an item is a pair."""
+def match(begin, end, a, b, limits, share, fall, matched):
+    """``a``, ``b`` (B, N, 3) and ``limits`` (B, 2) float32 are those of
+    :func:`models.kernels.plain_matching.settle`, ``matched`` is (B, N) int64; an item is a pair.
+
+    ``share`` and ``fall`` are arguments: what is kept on disk would not notice that they change.
+    """
     count = a.shape[1]
     width = (count + BLOCK - 1) // BLOCK * BLOCK
     market = (
@@ -45,16 +47,16 @@ def match(begin, end, a, b, limits, matched):
             market[0][axis, :count] = b[pair, :, axis]
         market[1][:count] = 0
         low = _open(points, market, book)  # the optimum is not below
-        epsilon = max(SHARE * low, floor)
+        epsilon = max(share * low, floor)
         if not _auction(points, market, book, mine, epsilon, ONE_GO * count):
             epsilon = first
             _auction(points, market, book, mine, epsilon, -1)
         while True:
             low = max(low, _mean_distance(points, market[0], mine) - epsilon)
-            wanted = max(SHARE * low, floor)
+            wanted = max(share * low, floor)
             if epsilon <= wanted:
                 break
-            epsilon = max(epsilon / FALL, wanted)
+            epsilon = max(epsilon / fall, wanted)
             _auction(points, market, book, mine, epsilon, -1)
 
 

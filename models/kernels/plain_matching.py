@@ -19,7 +19,7 @@ from torch import Tensor
 # The tolerance: a share of the optimum, or of the smaller diagonal of the two bounding boxes. Both
 # are 5 % below what is promised, for what float32 rounds.
 SHARE, OF_DIAGONAL = np.float32(0.0095), 0.95e-4
-START = 0.08  # the first epsilon, as a share of the root mean squared distance of all pairs
+START = 0.03  # the first epsilon, as a share of the diagonal of the box around both clouds
 FALL = np.float32(5)  # of epsilon, from each phase to the next
 LEAST = np.float32(2**-20)  # of the extent: a smaller one could be lost in a sum of float32
 BIDDERS = 32  # in a round
@@ -51,14 +51,11 @@ def settle(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     both = torch.stack([a, b]).double()  # (2, B, N, 3)
     both = both.where(both.isfinite(), 0.0)
     low, high = both.amin(dim=2), both.amax(dim=2)
-    extent = (high.amax(dim=0) - low.amin(dim=0)).amax(dim=1)  # (B,)
+    extent = torch.linalg.vector_norm(high.amax(dim=0) - low.amin(dim=0), dim=1)  # (B,)
+    diagonal = torch.linalg.vector_norm(high - low, dim=2).amin(dim=0)
     unit = torch.ldexp(torch.ones_like(extent), torch.frexp(extent).exponent)
-    diagonal = torch.linalg.vector_norm(high - low, dim=2).amin(dim=0) / unit
-    both = both / unit.view(-1, 1, 1)
-    mean, variance = both.mean(dim=2), both.var(dim=2, correction=0)
-    apart = variance.sum(dim=(0, 2)) + (mean[0] - mean[1]).square().sum(dim=1)
-    limits = torch.stack([OF_DIAGONAL * diagonal, START * apart.sqrt()], dim=1)
-    first, second = both.float()
+    limits = torch.stack([OF_DIAGONAL * diagonal, START * extent], dim=1) / unit.unsqueeze(1)
+    first, second = (both / unit.view(-1, 1, 1)).float()
     return first, second, limits.float().clamp_min(float(LEAST))
 
 
