@@ -46,6 +46,14 @@ def pytest_collection_modifyitems(config, items):
         items[:] = kept
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n 2`` a file's tests stay in one process: fixtures that they share take seconds."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 def slow_if(slow: bool, *values):
     """Values of a parametrised test, of the slow tier if ``slow``."""
     return pytest.param(*values, marks=[pytest.mark.slow] * slow)

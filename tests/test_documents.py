@@ -122,6 +122,8 @@ def check_program(line: list[str]) -> None:
 
 def check_pytest(arguments: list[str], folder: Path) -> None:
     """Options by pytest itself, in an empty folder; words after -m are registered markers."""
+    if "-n" in arguments:
+        pytest.importorskip("xdist")
     with contextlib.chdir(folder):
         # without what the outer pytest has set up, and without a collection of garbage at the end
         without = ("-p", "no:faulthandler", "-p", "no:unraisableexception")
@@ -312,7 +314,7 @@ def test_the_readme_is_short_and_sets_up_in_two_commands():
     installing = [block.strip() for block in blocks(text, "bash") if block.startswith("pip ")]
     assert installing == [
         "pip install -r requirements.txt && bash scripts/demo.sh",
-        "pip install -r requirements.txt pytest && python -m pytest",
+        "pip install -r requirements.txt pytest pytest-xdist && python -m pytest -n 2",
     ]
 
 

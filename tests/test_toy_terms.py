@@ -84,13 +84,21 @@ class Judged(Term):
 MINE = ["terms.alignment.weight=0", "terms.toy.weight=0.5", "method=mine", "run.name=null"]
 
 
-@pytest.fixture
-def toy(workshop, objectives):
+@pytest.fixture(scope="module")
+def trained_toy(workshop):
     """A student that was trained with it and the trained objective."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TERMS, Toy.name, Toy)
+        made = []
+        patch.setattr(train_student, "Objective", lambda *a: made.append(Objective(*a)) or made[-1])
+        train_student.main(workshop.student_arguments("-", *MINE, "terms.toy.temperature=0.25"))
+    return workshop.student("Tiny_pointnet_mine_s0"), made[0].eval()
+
+
+@pytest.fixture
+def toy(trained_toy):
     register(Toy)
-    path = workshop.student("Tiny_pointnet_mine_s0")
-    train_student.main(workshop.student_arguments("-", *MINE, "terms.toy.temperature=0.25"))
-    return path, objectives[0].eval()
+    return trained_toy
 
 
 def same_state(one: dict, other: dict) -> bool:

@@ -82,11 +82,11 @@ def shape_rng(seed: int, class_name: str, number: int) -> np.random.Generator:
 
 def off_bytes(shape: Shape) -> bytes:
     """The mesh as an OFF file with six decimals and a line for each vertex and face."""
-    text = io.StringIO()
-    text.write(f"OFF\n{len(shape.vertices)} {len(shape.faces)} 0\n")
-    np.savetxt(text, shape.vertices.round(6) + 0.0, fmt="%.6f")  # + 0.0 turns -0 into 0
-    np.savetxt(text, shape.faces, fmt="3 %d %d %d")
-    return text.getvalue().encode()
+    vertices = shape.vertices.round(6) + 0.0  # + 0.0 turns -0 into 0
+    text = f"OFF\n{len(vertices)} {len(shape.faces)} 0\n"
+    text += "%.6f %.6f %.6f\n" * len(vertices) % tuple(vertices.ravel().tolist())
+    text += "3 %d %d %d\n" * len(shape.faces) % tuple(shape.faces.ravel().tolist())
+    return text.encode()
 
 
 def parts_bytes(shape: Shape, class_name: str) -> bytes:

@@ -22,8 +22,9 @@ def highest_neighbours(begin, end, values, index, highest, winner):
         cloud, row = item // size, item % size
         near = index[cloud, row]
         best, who = highest[cloud, row], winner[cloud, row]
-        best[:] = values[cloud, near[0]]
-        who[:] = near[0]
+        first = values[cloud, near[0]]
+        for c in range(len(best)):  # to assign slices would compile a message about their shapes
+            best[c], who[c] = first[c], near[0]
         for j in range(1, k, 4):
             who0, who1 = np.int32(near[j]), np.int32(near[min(j + 1, k - 1)])
             who2, who3 = np.int32(near[min(j + 2, k - 1)]), np.int32(near[min(j + 3, k - 1)])
@@ -39,7 +40,9 @@ def mean_neighbours(begin, end, values, index, mean):
     for item in range(begin, end):
         cloud, row = item // size, item % size
         to = mean[cloud, row]
-        to[:] = values[cloud, index[cloud, row, 0]]
+        first = values[cloud, index[cloud, row, 0]]
+        for c in range(len(to)):
+            to[c] = first[c]
         for j in range(1, k):
             source = values[cloud, index[cloud, row, j]]
             for c in range(len(to)):
