@@ -1,5 +1,6 @@
 # The teacher of the Princeton tables, to be sourced after scripts/table_functions.sh:
 #   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: downloaded)
+#   TEACHER_OVERRIDES      overrides for its configuration, a.b=c; RENEW=--overwrite exports it anew
 #   TEACHER_OVERRIDES      overrides for its configuration, a.b=c
 TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
 BANK=expt/teacher/$TEACHER.h5
@@ -13,5 +14,5 @@ teacher_psb26() {
             ${TEACHER_OVERRIDES:-}
         run $PYTHON test.py "ckpt/teacher/$TEACHER.pth" --results "$RESULTS"
     fi
-    run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK"
+    run $PYTHON export_teacher.py "ckpt/teacher/$TEACHER.pth" --output "$BANK" ${RENEW:-}
 }

@@ -74,6 +74,7 @@ def test_an_unknown_variant_of_the_ablation_is_refused(tmp_path):
 GPU = {"table_modelnet40.sh": {}, "table_partseg.sh": {"DATA": "ShapeNetPart"}}
 CPU = {"table_modelnet40.sh": {"REDUCED": "1"}, "table_partseg.sh": {}}
 CPU |= {"table_unsupervised.sh": {}, "table_ablation.sh": {}, "table_psb26.sh": {}}
+CPU |= {"table_methods.sh": {}}
 
 
 def parse_printed(command: str) -> str:
