@@ -184,7 +184,7 @@ class ShapeSet:
     @property
     def waited(self) -> float:
         """Seconds in which the host had to wait for data, all told."""
-        return sum(store.waited for store in self.__dict__.get("_stores", ()))
+        return sum(store.waited for store in self.__dict__.get("_stores", self._kept))
 
     def _keep(self, readers: Sequence[Reader]) -> Resident:
         split, workers = self.split, self.data.workers

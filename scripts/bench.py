@@ -10,8 +10,9 @@ checks that both forms give the same, then times them in turns; what the first c
 compiles stands in a column of its own. Memory is what a pass needs at its peak beside its inputs
 and weights. On a CPU our programs keep freed memory in the process, and the published form takes
 two turns: as it comes, in a process with the settings of PyTorch and glibc, and in ours, whose
-settings help it as well. ``--bare`` has no such settings anywhere. The copy floor is a copy of the
-bytes that the projection has to move, timed in the same turns.
+settings help it as well. ``--bare`` keeps no memory anywhere; threads wait passively all the same,
+unless ``OMP_WAIT_POLICY=ACTIVE`` is set. The copy floor is a copy of the bytes that the projection
+has to move, timed in the same turns.
 
 Forms are compared in full float32 precision and timed in that of training. A contest that fails
 costs its own row, which then says why, and in the end the program leaves with code 1. The JSON is

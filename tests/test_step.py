@@ -400,7 +400,8 @@ class StandIn:
         for name, fake in {
             "Stream": Mock,
             "CUDAGraph": Mock,
-            "current_stream": Mock,
+            "current_stream": lambda: Mock(name=self.stream),
+            "set_stream": lambda stream: setattr(self, "stream", "main"),
             "stream": self.on_stream,
             "graph": self.record,
             "get_sync_debug_mode": lambda: 0,
@@ -409,6 +410,8 @@ class StandIn:
             "default_generators": [self.generator],
         }.items():
             monkeypatch.setattr(torch.cuda, name, fake)
+        self.end_allocation = Mock(side_effect=RuntimeError("no such pool"))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocation, False)
         self.inner = Mock(side_effect=self.take)
         self.step = GraphStep(self.inner, required)
 
@@ -423,8 +426,9 @@ class StandIn:
     @contextlib.contextmanager
     def record(self, graph, stream, capture_error_mode):
         self.recorded.append(stream)
-        with self.on_stream("recording"):
-            yield
+        self.stream, before = "recording", self.stream
+        yield  # where that fails, so does its end, which then does not leave the stream
+        self.stream = before
         graph.replay.side_effect = lambda: self.take(self.inner.call_args.args[0])
 
     def take(self, inputs):
@@ -478,6 +482,7 @@ def test_steps_go_on_where_recording_fails(monkeypatch, capsys):
     assert cuda.taken == [0, 1, 2, 3, 4, 5]
     assert len(cuda.recorded) == 1 and cuda.stream == "main"
     assert "recording failed (operation not permitted)" in capsys.readouterr().out
+    cuda.end_allocation.assert_called_once()
     fresh = cuda.generator.clone_state.return_value
     cuda.generator.graphsafe_set_state.assert_called_once_with(fresh)
     cuda = StandIn(monkeypatch, required=True)

@@ -16,7 +16,7 @@ def equal(state, other) -> bool:
     return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
 
 
-@pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict"])
+@pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict", "net", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_state_dict_is_unwrapped(tmp_path, wrapper, prefix):
     state = network().state_dict()

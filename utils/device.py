@@ -59,9 +59,8 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
-        torch.cuda.synchronize(
-            device
-        )  # makes the context, a second or two: the device's, not data's
+        # makes the context, a second or two: the share of the device, not of data, in the start
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)  # of another training in this process
 
 

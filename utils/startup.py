@@ -40,9 +40,11 @@ _last = time.perf_counter() - _age()
 def environment_as_found() -> Iterator[None]:
     """For processes that are to start without the settings of ours."""
     if _found is None:
-        del os.environ[POLICY]
-    yield
-    os.environ.setdefault(POLICY, "PASSIVE")
+        os.environ.pop(POLICY, None)
+    try:
+        yield
+    finally:
+        os.environ.setdefault(POLICY, "PASSIVE")
 
 
 def begin_anew() -> None:

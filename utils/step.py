@@ -188,7 +188,7 @@ class GraphStep:
 
     def _record(self) -> bool:
         self.step.optimizer.zero_grad(set_to_none=True)  # the graph makes gradients of its own
-        self.graph = torch.cuda.CUDAGraph()
+        self.graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # On the stream of the warm-ups: a node of a backward pass belongs to the stream that it
             # was made on, and an output that somebody still holds keeps those of the parameters
@@ -198,10 +198,8 @@ class GraphStep:
             ):
                 self.output = self.step(self.inputs)
         except RuntimeError as error:
+            _leave_recording(self.graph, here)
             self.graph = None
-            # it still expects to be recorded, and would refuse every dropout from here on
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            generator.graphsafe_set_state(generator.clone_state())
             cause = error.__context__ or error  # ending a broken recording fails as well
             self._give_up(f"recording failed ({str(cause).splitlines()[0]})")
             return False
@@ -214,6 +212,17 @@ class GraphStep:
             )
         self.refusal = why
         print(f"steps are not recorded as a CUDA graph: {why}", flush=True)
+
+
+def _leave_recording(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
+    """What PyTorch leaves undone where ending a recording fails."""
+    torch.cuda.set_stream(stream)
+    device = torch.cuda.current_device()
+    with contextlib.suppress(RuntimeError):  # or memory of other streams would be kept for ever
+        torch._C._cuda_endAllocateToPool(device, graph.pool())
+    # the generator still expects to be recorded, and would refuse every dropout from here on
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 @contextlib.contextmanager

@@ -27,7 +27,8 @@ def operator(function: Callable) -> torch._ops.OpOverload:
     """
     name = function.__name__
     LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
-    LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    # whatever gradient there is, is that of :func:`_differentiate`
+    LIBRARY.impl(name, torch.no_grad()(function), "CompositeExplicitAutograd")
     return getattr(torch.ops.point_kernels, name).default
 
 
@@ -167,6 +168,10 @@ def _(gradient: Tensor, source: Tensor, count: int) -> Tensor:
     return gradient.new_empty(gradient.shape[0], count, gradient.shape[2])
 
 
+def _no_second_derivative(ctx, gradient: Tensor) -> None:
+    raise RuntimeError("the point kernels have no second derivative")
+
+
 def _differentiate(
     forward: torch._ops.OpOverload, backward: torch._ops.OpOverload, source: Callable
 ) -> None:
@@ -184,6 +189,7 @@ def _differentiate(
         return backward(gradient, *ctx.saved_tensors, ctx.count), *[None] * ctx.others
 
     torch.library.register_autograd(forward, spread, setup_context=keep)
+    torch.library.register_autograd(backward, _no_second_derivative)
 
 
 _differentiate(visible_max, visible_max_backward, lambda inputs, output: output[1])

@@ -104,13 +104,13 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
     """
     _check_shapes(points, queries, k)
     _require(points.shape[1], k, "neighbours of each point")
-    find = ops.knn if points.shape[2] <= 3 else _knn_of_features
+    find = ops.knn if points.shape[2] <= 3 else knn_of_features
     return find(points.float(), queries.float(), k)
 
 
 # an operator as well: torch.compile cannot trace the choice of the precision of a product
-@torch.library.custom_op("point_kernels::knn_of_features", mutates_args=())
-def _knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
+@ops.operator
+def knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
     parts = []
     for some_points, some_queries in by_clouds(points, queries):
         origin = some_points[:, :1]
@@ -119,7 +119,7 @@ def _knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
     return torch.cat(parts)
 
 
-@_knn_of_features.register_fake
+@torch.library.register_fake(knn_of_features)
 def _(points: Tensor, queries: Tensor, k: int) -> Tensor:
     return queries.new_empty(*queries.shape[:2], k, dtype=torch.int64)
 
