@@ -5,7 +5,8 @@ training consists of. It imports nothing that takes time.
 
 OpenMP's threads, which do PyTorch's arithmetic on a CPU, spin while they wait for each other.
 Beside other work they take away the cores that the others wait for; waiting passively, they do not.
-``OMP_WAIT_POLICY=ACTIVE`` in the environment has them spin.
+``OMP_WAIT_POLICY=ACTIVE`` in the environment has them spin without end, ``GOMP_SPINCOUNT=300000``
+for a while, which is what GNU's library does where nothing is set.
 """
 
 from __future__ import annotations
