@@ -11,6 +11,8 @@ the shapes are shared out.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import json
 import re
@@ -22,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from data.bank import Bank, write_bank
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
+from data.subsets import Subset
 from models.loading import build_model
 from utils.checkpoint import fingerprint, read_model
 from utils.config import differences, not_negative, positive
@@ -36,7 +39,8 @@ from utils.progress import Progress
 from utils.run import source_commit
 from utils.settings import DataSettings
 
-BY_CODE = ("commit", "timm_version")  # of the provenance; later code may export the same teacher
+# of the provenance; later code may export the same teacher
+BY_CODE = ("commit", "timm_version", "classes")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -79,6 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def export(options: argparse.Namespace, device: torch.device) -> None:
     content = None if options.timm else read_model(options.checkpoint, "teacher")
+    if content and content["build"].get("task") == "generation":
+        raise ConfigError(
+            f"{options.checkpoint} makes clouds of codes and sees no views: give the teacher that "
+            "the codes are of"
+        )
     data = content["config"]["data"] if content else {"root": "data", "size": None}
     name, root = options.data or data["name"], options.root or data["root"]
     splits = {split: open_split(name, split, root) for split in ("train", "test")}
@@ -131,6 +140,7 @@ def open_teacher(
             "teacher_file": Path(options.checkpoint).name,
             "teacher_hash": fingerprint(content["model"]),
             "teacher_config": content["config"],
+            "classes": content["classes"],
         }
     from models.images.frozen import open_frozen  # takes seconds to import
 

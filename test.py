@@ -1,27 +1,33 @@
 """Test a teacher or student, probe its features, or name the class or the parts of one cloud.
 
     python test.py ckpt/student/RUN.pth                accuracies or part IoU, with a table by class
+    python test.py ckpt/student/RUN.pth --vote mean 10                 the mean of 10 votes
     python test.py ckpt/student/RUN.pth --probe svm --data NAME        features on any prepared set
     python test.py ckpt/student/RUN.pth --probe fewshot --data NAME
     python test.py ckpt/student/RUN.pth --cloud FILE   classes, or --category NAME: parts
 
-One forward pass, no voting, on the last epoch's weights. A row is added to expt/results.csv, what
-the network says of every shape goes to expt/predictions/RUN.npz, a picture to expt/pictures/. Under
-``torchrun`` the shapes are shared out.
+One forward pass of the last epoch's weights, unless a vote is asked for. A row is added to
+expt/results.csv, what the network says of every shape goes to expt/predictions/RUN.npz, a picture
+to expt/pictures/. Under ``torchrun`` the shapes are shared out.
 """
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from data.datasets import Batch, ShapeSet, Subset
+from data.augment import vote_factors
+from data.datasets import Batch, ShapeSet
 from data.geometry.sampling import farthest_point_order
-from data.tested import few_of, tested_data, tested_subset, whole_split
+from data.subsets import Subset, few_of, tested_data, tested_subset, whole_split
+from data.targets import tested_targets
 from models.loading import build_model
 from models.students import build_student
 from utils import results
@@ -32,9 +38,11 @@ from utils.device import choose_device, prepare_process, seed_everything
 from utils.distributed import is_main, process_group
 from utils.engine import predict
 from utils.errors import ConfigError, run_main
+from utils.options import add_probes, add_votes, check
 from utils.pictures import save_figure
 from utils.report import describe_checkpoint, describe_probe, describe_test
 from utils.tasks import require_labels, task_of, tested_task
+from utils.tasks.voting import PASSES, Vote
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,6 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="expt/results.csv", help="table to add the row to")
     parser.add_argument("--predictions", type=Path, help="folder; default: beside the table")
     parser.add_argument("--pictures", default="expt/pictures", help="folder of the picture")
+    parser.add_argument("--bank", help="of a generator; default: the one of the training")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=not_negative, default=0, help="on a CPU; 0: all")
@@ -55,28 +64,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     cloud.add_argument("--up", default="z", choices=["x", "y", "z"], help="its up axis (z)")
     cloud.add_argument("--top", type=positive, default=5, help="classes to print (5)")
     cloud.add_argument("--category", help="its class, which part segmentation has to be told")
-    probes = parser.add_argument_group("probes of frozen features, on the train and test splits")
-    probes.add_argument("--probe", choices=["svm", "fewshot"])
-    probes.add_argument(
-        "--random-weights",
-        type=not_negative,
-        metavar="SEED",
-        help="control: the same network as it is before training",
-    )
-    probes.add_argument("--ways", type=positive, default=5, help="classes of an episode (5)")
-    probes.add_argument("--shots", type=positive, default=10, help="training shapes of each (10)")
-    probes.add_argument("--queries", type=positive, default=20, help="test shapes of each (20)")
-    probes.add_argument("--repeats", type=positive, default=10, help="episodes (10)")
+    add_votes(parser)
+    add_probes(parser)
     options = parser.parse_args(arguments)
     options.predictions = options.predictions or Path(options.results).parent / "predictions"
-    if options.random_weights is not None and not options.probe:
-        parser.error("--random-weights is the control of a probe: give --probe too")
-    if options.category is not None and not options.cloud:
-        parser.error("--category is the class of a --cloud")
-    if options.ways < 2:
-        parser.error("--ways must be 2 or more: one class leaves nothing to tell apart")
-    if options.probe and (options.cloud or options.split != "test"):
-        parser.error("--probe reads the train and the test split: no --cloud, no --split")
+    check(parser, options)
     return options
 
 
@@ -97,13 +89,17 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
     content = read_model(options.checkpoint)
     network = build_model(content, options.checkpoint).to(device)
     start = time.perf_counter()
-    data = tested_data(content, options)
+    data, targets = tested_data(content, options), tested_targets(content, options)
     subset = tested_subset(data, options.split, content["training"], options.checkpoint)
     split = subset.split
     task = tested_task(content, network, split, options.checkpoint)
+    if options.vote:
+        draw = partial(vote_factors, seed=options.vote_seed, passes=PASSES - 1)
+        task = Vote(task, options.vote, draw, len(subset.members))
 
     def batches(chosen: Subset) -> Iterator[Batch]:
-        return ShapeSet(chosen, task.fields, data, device).evaluation(options.batch_size)
+        shapes = ShapeSet(chosen, task.fields, data, device, targets)
+        return shapes.evaluation(options.batch_size)
 
     outputs = predict(network, batches(subset), task.compute)
     seconds = time.perf_counter() - start
@@ -111,18 +107,20 @@ def test(options: argparse.Namespace, device: torch.device) -> None:
         return
     report = task.report(outputs)
     name = Path(options.checkpoint).stem
-    picture = Path(options.pictures) / f"{name}_{split.name}_{options.split}.png"
+    vote = f"_vote{options.vote}" if options.vote else ""
+    picture = Path(options.pictures) / f"{name}_{split.name}_{options.split}{vote}.png"
     save_figure(task.figure(outputs, lambda: next(batches(few_of(subset)))), picture)
     print("\n".join(report.lines))
     print(f"picture: {picture}")
     usual = options.split == "test" and split.name == Path(content["config"]["data"]["name"]).name
     more = "" if usual else f"_{split.name}_{options.split}"
     more += f"_{options.points}points" if options.points else ""
-    place = options.predictions / f"{name}{more}.npz"
+    place = options.predictions / f"{name}{more}{vote}.npz"
     results.save_predictions(place, split.ids, outputs, task.predictions(outputs))
     if report.columns:
         tested = {"data": split.name, "split": options.split, "shapes": len(subset.members)}
-        described = describe_checkpoint(options.checkpoint, content, options.points)
+        path, points, votes = options.checkpoint, options.points, options.vote
+        described = describe_checkpoint(path, content, network, points, votes)
         row = describe_test(described, report.columns, seconds, device, task=task.name, **tested)
         results.append(options.results, row)
     where = f"{split.name} {options.split}, {len(subset.members)} shapes"
@@ -162,7 +160,7 @@ def probe(options: argparse.Namespace, device: torch.device) -> None:
         else few_shot_report(train, test, counts)
     )
     seconds = time.perf_counter() - start
-    described = describe_checkpoint(options.checkpoint, content, options.points)
+    described = describe_checkpoint(options.checkpoint, content, student, options.points)
     described = describe_probe(described, content, report.protocol, student, seed)
     tested = {"data": split.name, "split": "test", "shapes": len(split.ids), "task": options.probe}
     row = describe_test(described, report.columns, seconds, device, **tested)

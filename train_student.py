@@ -15,17 +15,21 @@ processes.
 
 from __future__ import annotations
 
+import utils.startup as startup
+
 import sys
 from pathlib import Path
 
 import torch
 
-from data.batches import epoch_steps
-from data.datasets import ShapeSet, training_subsets
+from data.datasets import ShapeSet
+from data.subsets import training_subsets
+from data.training import TrainingBatches
 from models.layers.norms import synchronise_norms
 from models.objective import Objective, pack_heads, wanted_fields
-from models.students import build_student, initialise_encoder
+from models.students import build_student
 from models.terms import active_terms, method_label, sources, with_terms
+from models.warm_start import initialise_encoder
 from utils.checkpoint import fingerprint, read_model
 from utils.config import load_config
 from utils.device import choose_device, prepare_process, seed_everything
@@ -39,11 +43,13 @@ from utils.tasks import SUFFIXES, output_sizes, task_of
 
 
 def main(arguments: list[str] | None = None) -> None:
+    startup.mark("imports")
     config = load_config(
         with_terms(StudentConfig), sys.argv[1:] if arguments is None else arguments
     )
     device = choose_device(config.run.device)
     prepare_process(device, config.run.threads)
+    startup.mark("device")
     with process_group(device):
         train(config, device)
 
@@ -57,6 +63,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
     config = choose_amp(config, device, folder)
     training_subset, watched_subset = training_subsets(data, config.protocol)
     split = training_subset.split
+    startup.mark("data")
 
     seed_everything(config.train.seed)
     build = {
@@ -64,6 +71,7 @@ def train(config: StudentConfig, device: torch.device) -> None:
         "head": settings.head,
         "task": settings.task,
         "sampling": settings.sampling,
+        "code_size": settings.code_size,
         **output_sizes(settings.task, split),
     }
     student = build_student(**build)
@@ -72,22 +80,25 @@ def train(config: StudentConfig, device: torch.device) -> None:
         content = read_model(config.init, "student")
         initialise_encoder(student, build, content, config.init)
         inputs["init"] = fingerprint(content["model"])
+    startup.mark("network")
 
     seed = config.train.seed
     fields = wanted_fields(terms, student)
     training = ShapeSet(training_subset, fields, data, device, config.targets, seed)
     if training.bank is not None:
         inputs["teacher"] = training.bank.identity
+    startup.mark("data")
     objective = Objective(student, terms, training.fields, training.cameras).to(device)
+    inputs |= objective.inputs
     if config.train.sync_norm:
         synchronise_norms(objective)
     labelled = "labels" in sources(terms)
     task = task_of(student, split, labelled)
+    changes = config.augment, config.augment_views
     history = fit(
         Training(
             objective,
-            training.training(config.train.batch_size, seed, config.augment, config.augment_views),
-            epoch_steps(len(training), config.train.batch_size),
+            TrainingBatches(training, config.train.batch_size, seed, *changes),
             ShapeSet(watched_subset, task.fields, data, device),
             task,
         ),

@@ -14,6 +14,7 @@ from data.rng import normal, sample_keys, uniform
 from utils.settings import PointAugmentation, ViewAugmentation
 
 Batch = dict[str, Tensor]
+VOTE_SCALE = (0.85, 1.15)  # of a pass of a vote
 GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue (ITU-R BT.601)
 
 
@@ -22,7 +23,7 @@ def _between(unit: Tensor, low: float, high: float) -> Tensor:
 
 
 def augment_points(
-    batch: Batch, settings: PointAugmentation, seed: int, epoch: int, copy: int = 0
+    batch: Batch, settings: PointAugmentation, seed: int, epoch: int | Tensor, copy: int = 0
 ) -> Batch:
     """Thin out, scale, shift, rotate and jitter clouds, in the order of ``settings.order``.
 
@@ -67,6 +68,16 @@ def _drop_points(batch: Batch, keys: Tensor, largest_ratio: float) -> Batch:
 def _scale(points: Tensor, keys: Tensor, settings: PointAugmentation) -> Tensor:
     factors = _between(uniform(keys, 3 if settings.anisotropic else 1, stream=1), *settings.scale)
     return points * factors.unsqueeze(1)  # (B, 1, 3) or (B, 1, 1)
+
+
+def vote_factors(index: Tensor, repeat: int, seed: int, passes: int) -> Tensor:
+    """Uniform factors of each axis of a cloud, for every scaled pass of a vote: (passes, B, 3).
+
+    Args:
+        index: (B,) int64 of the shapes. repeat: number of the vote.
+    """
+    unit = uniform(sample_keys(seed, repeat, index), 3 * passes, stream=12)
+    return _between(unit, *VOTE_SCALE).view(len(index), passes, 3).movedim(1, 0)
 
 
 def _shift(points: Tensor, keys: Tensor, settings: PointAugmentation) -> Tensor:
@@ -116,7 +127,7 @@ MOVES = {"scale": _scale, "shift": _shift, "rotation": _rotate, "jitter": _jitte
 
 
 def augment_views(
-    batch: Batch, settings: ViewAugmentation, seed: int, epoch: int, copy: int = 0
+    batch: Batch, settings: ViewAugmentation, seed: int, epoch: int | Tensor, copy: int = 0
 ) -> Batch:
     """Flip, zoom and shift images and change their colours, with one draw for all views of a shape.
 

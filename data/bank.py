@@ -4,7 +4,8 @@ HDF5 file. Dataset ``ids`` (S,) strings; every other one is an array of float16,
 its name begins with ``view_`` and (S, ...) otherwise, with an attribute ``signed``: whether any of
 its values is below 0. Teachers of this project write ``view_codes`` (S, V, D), ``codes`` (S, D) and
 where they know classes ``view_logits`` (S, V, K), ``logits`` (S, K); no labels. Attributes: format,
-version and ``provenance``, a JSON object with the keys of :data:`PROVENANCE` at least.
+version and ``provenance``, a JSON object with the keys of :data:`PROVENANCE` at least; ``classes``
+names those of the logits.
 
 Version 1 had these four arrays and no ``signed``; its codes came out of a ReLU.
 """
@@ -230,4 +231,19 @@ class Bank(OpenedPerProcess):
             raise DataError(
                 f"the bank {self.path} does not fit data {split.name}: {'; '.join(differing)}. "
                 "Export the teacher again on this set, with --overwrite"
+            )
+
+    def check_classes(self, split: PreparedSplit) -> None:
+        """Refuse logits over other classes than those of a split.
+
+        Raises:
+            DataError: naming the first classes of both. Banks that do not name theirs pass.
+        """
+        known = self.provenance.get("classes", split.class_names)
+        if known != split.class_names:
+            raise DataError(
+                f"the logits of {self.path} are of {len(known)} classes ({', '.join(known[:3])}, "
+                f"...), {split.name} has {len(split.class_names)} "
+                f"({', '.join(split.class_names[:3])}, ...): take a teacher of these classes, or "
+                "set terms.logits.weight=0"
             )

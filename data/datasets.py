@@ -20,58 +20,25 @@ first five fields come in copies as well, each changed at random in its own way:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import augment_points, augment_views
-from data.batches import carve_validation, evaluation_batches, move_batches, training_batches
+from data.batches import evaluation_batches, move_batches
 from data.providers import ALWAYS, CHANGED, NUMBERS, make_readers
-from data.rng import sample_keys, uniform
-from data.storage import PreparedSplit, open_split
 from data.stores import Reader, Resident, Streamed, divide
+from data.subsets import Subset
 from data.targets import choose_views
 from utils.errors import ConfigError
-from utils.fields import Field, split_copy
-from utils.settings import (
-    DataSettings,
-    PointAugmentation,
-    ProtocolSettings,
-    TargetSettings,
-    ViewAugmentation,
-)
+from utils.fields import Field, holds_codes, split_copy
+from utils.settings import DataSettings, TargetSettings
 
 Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some shapes of a prepared split: ``members`` are their indices."""
-
-    split: PreparedSplit
-    members: np.ndarray
-
-    @classmethod
-    def whole(cls, split: PreparedSplit) -> Subset:
-        """All shapes of a split."""
-        return cls(split, np.arange(len(split.ids)))
-
-
-def training_subsets(data: DataSettings, protocol: ProtocolSettings) -> tuple[Subset, Subset]:
-    """What to train on, and what to watch while training.
-
-    With a validation fraction that is held out from train and watched, and the test split is not
-    opened; without, all of train is used and the test split is watched, for the log only.
-    """
-    train = open_split(data.name, "train", data.root)
-    members, held_out = carve_validation(train.labels, protocol.val_fraction, protocol.val_seed)
-    if len(held_out):
-        return Subset(train, members), Subset(train, held_out)
-    test = open_split(data.name, "test", data.root)
-    return Subset(train, members), Subset.whole(test)
+# Among what a batch is drawn from, the views of each shape: (B, n) int64, places in ShapeSet.views.
+# No field has such a name.
+COLUMNS = "@views"
 
 
 class ShapeSet:
@@ -81,7 +48,8 @@ class ShapeSet:
         subset: the shapes to use.
         fields: what batches hold beside ``index`` and ``label``, see the head of this file.
         data: how many points and views, in which size, and where they are kept.
-        targets: which views teach, who sees the points, and the bank of the teacher.
+        targets: which views teach, who sees the points, and the bank of the teacher, whose codes
+            may be normalised over the shapes of ``subset``.
         seed: of the random visibility and of the exchange of rows of the bank.
 
     Attributes:
@@ -108,22 +76,27 @@ class ShapeSet:
         self.views = choose_views(split.num_views, targets.views)
         self._copies = sort_copies(set(fields) - set(ALWAYS))
         read = {base for names in self._copies.values() for base in names}
-        readers, self.bank = make_readers(split, read, data, targets, self.views, seed)
+        readers, self.bank = make_readers(subset, read, data, targets, self.views, seed)
         if targets.shuffle != "none" and self.bank is None:
             raise ConfigError(
                 f"targets.shuffle={targets.shuffle} exchanges what a bank says of shapes, and no "
                 "term in force reads one: leave it out"
             )
-        self._random_views = self._count_random_views(readers)
+        if targets.normalise != "none" and not any(map(holds_codes, read)):
+            raise ConfigError(
+                f"targets.normalise={targets.normalise} scales the codes of a bank, and no term in "
+                "force reads any: leave it out"
+            )
+        self.random_views = self._count_random_views(readers)
         self.fields = self._describe(readers)
         self._labels = torch.from_numpy(split.labels).to(device)
         self._part_table = torch.from_numpy(split.part_numbers.table).to(device)
         arrays = [reader for reader in readers if not reader.decodes]
-        self._images = [reader for reader in readers if reader.decodes]
+        self.images = [reader for reader in readers if reader.decodes]
         stay, self._to_stream = divide(arrays, len(self.members), device, data.cache_on_device)
         self._kept = [self._keep(stay)] if stay else []
         if data.cache_on_device is True:  # refused now, not at the first batch
-            divide(self._images, len(self.members), device, True)
+            divide(self.images, len(self.members), device, True)
 
     def _count_random_views(self, readers: Sequence[Reader]) -> int | None:
         numbered = NUMBERS in self._copies.get(0, {})
@@ -137,7 +110,7 @@ class ShapeSet:
         return count
 
     def _describe(self, readers: Sequence[Reader]) -> dict[str, Field]:
-        count = self._random_views or len(self.views)
+        count = self.random_views or len(self.views)
         shapes = {r.name: (count, *r.shape[1:]) if r.by_view else r.shape for r in readers}
         if "visibility" in shapes:
             shapes["visibility"] = (shapes["visibility"][0], count)  # kept as bits
@@ -145,8 +118,11 @@ class ShapeSet:
         fields = {name: Field(()) for name in ALWAYS}
         for names in self._copies.values():
             for base, name in names.items():
-                own = base in (*CHANGED, NUMBERS)
-                fields[name] = Field(shapes[base], own or self.bank.signed(base))
+                if base in (*CHANGED, NUMBERS):
+                    fields[name] = Field(shapes[base])
+                else:
+                    bank = self.bank
+                    fields[name] = Field(shapes[base], bank.signed(base), bank.identity)
         return fields
 
     def __len__(self) -> int:
@@ -162,50 +138,53 @@ class ShapeSet:
             "image_size": np.array(self.split.image_size),
         }
 
-    def training(
-        self, batch_size: int, seed: int, points: PointAugmentation, views: ViewAugmentation
-    ) -> Callable[[int], Iterator[Batch]]:
-        """Shuffled, augmented batches of this process as a function of the epoch.
-
-        Raises:
-            ConfigError: a change of colours, and the views are grey.
-        """
-        for reader in self._images:
-            if reader.name == "views" and reader.shape[1] == 1 and views.saturation > 0:
-                raise ConfigError(
-                    f"saturation={views.saturation}: the views of {self.split.name} are grey, "
-                    "expected 0"
-                )
-        labels = self.split.labels if self.data.class_balanced else None
-
-        def batches(epoch: int) -> Iterator[Batch]:
-            drawn = training_batches(self.members, batch_size, seed, epoch, labels)
-
-            def change(batch: Batch, copy: int) -> Batch:
-                batch = augment_points(batch, points, seed, epoch, copy)
-                return augment_views(batch, views, seed, epoch, copy)
-
-            for batch in self._load(drawn, self._draw_views(drawn, seed, epoch)):
-                yield self._copy(batch, change)
-
-        return batches
-
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This process's share of all shapes, all views, unaugmented."""
-        for batch in self._load(evaluation_batches(self.members, batch_size)):
-            yield self._copy(batch)
+        for inputs in self.inputs(evaluation_batches(self.members, batch_size)):
+            yield self.draw(inputs)
 
     def take(self, index: Tensor) -> Batch:
         """The batch of these members, (B,) int64 indices into the split, unaugmented."""
-        return self._copy(next(self._load([index.cpu()])))
+        return self.draw(next(self.inputs([index.cpu()])))
 
-    def _draw_views(self, drawn: Tensor, seed: int, epoch: int) -> Tensor | None:
-        """Random views of each shape, anew in every epoch: (steps, B, n), places in ``views``."""
-        if self._random_views is None:
-            return None
-        keys = sample_keys(seed, epoch, drawn.flatten())
-        order = uniform(keys, len(self.views), stream=9).argsort(dim=1)
-        return order[:, : self._random_views].view(*drawn.shape, -1)
+    def inputs(self, batches: Sequence[Tensor], views: Tensor | None = None) -> Iterator[Batch]:
+        """What a batch is drawn from, on the device: its ``index``, the views of each shape if they
+        are not all of them, and what is not kept there, in the form in which it is stored.
+
+        Args:
+            batches: shapes of each, (B,). views: a batch's (B, n), places in ``self.views``.
+        """
+        chosen = [None] * len(batches) if views is None else views.to(self.device)
+        indices = move_batches(batches, self.device)
+        streams = [s.batches(batches, views) for s in self._stores if isinstance(s, Streamed)]
+        for index, columns, *parts in zip(indices, chosen, *streams, strict=True):
+            inputs = {"index": index} | ({} if columns is None else {COLUMNS: columns})
+            for part in parts:
+                inputs |= part
+            yield inputs
+
+    def draw(self, inputs: Batch, change: Callable[[Batch, int], Batch] | None = None) -> Batch:
+        """The batch of :meth:`inputs`. Nothing here waits for the host, so that a CUDA graph may
+        hold it.
+
+        Args:
+            change: what changes a copy of the fields, ``(fields, copy) -> fields``.
+        """
+        batch = dict(inputs)
+        index, columns = inputs["index"], batch.pop(COLUMNS, None)
+        batch["label"] = self._labels[index]
+        if NUMBERS in self.fields:
+            every = torch.arange(len(self.views), device=self.device).expand(len(index), -1)
+            batch[NUMBERS] = every if columns is None else columns
+        for store in self._stores:
+            if isinstance(store, Resident):
+                batch |= store.take(index, columns)
+        return self._copy(self._unpack(batch, columns), change)
+
+    @property
+    def waited(self) -> float:
+        """Seconds in which the host had to wait for data, all told."""
+        return sum(store.waited for store in self.__dict__.get("_stores", self._kept))
 
     def _keep(self, readers: Sequence[Reader]) -> Resident:
         split, workers = self.split, self.data.workers
@@ -216,25 +195,11 @@ class ShapeSet:
         """Where the fields come from; images are decoded when the first batch is asked for."""
         count, kept = len(self.members), sum(store.nbytes for store in self._kept)
         cache = self.data.cache_on_device
-        stay, come = divide(self._images, count, self.device, cache, kept)
+        stay, come = divide(self.images, count, self.device, cache, kept)
         stores = [*self._kept, *([self._keep(stay)] if stay else [])]
         if come := [*self._to_stream, *come]:
             stores.append(Streamed(come, count, self.device, self.data.workers))
         return stores
-
-    def _load(self, batches: Sequence[Tensor], views: Tensor | None = None) -> Iterator[Batch]:
-        """The batches of these shapes, (B,) each, with these of their views, (B, n), or all."""
-        indices = move_batches(batches, self.device)
-        chosen = [None] * len(batches) if views is None else views.to(self.device)
-        found = [store.batches(batches, views) for store in self._stores]
-        for index, columns, *parts in zip(indices, chosen, *found, strict=True):
-            batch = {"index": index, "label": self._labels[index]}
-            if NUMBERS in self.fields:
-                every = torch.arange(len(self.views), device=self.device).expand(len(index), -1)
-                batch[NUMBERS] = every if columns is None else columns
-            for part in parts:
-                batch |= part
-            yield self._unpack(batch, columns)
 
     def _unpack(self, batch: Batch, columns: Tensor | None) -> Batch:
         """From the forms in which fields are kept to those of the head of this file."""

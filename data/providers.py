@@ -10,6 +10,7 @@ import numpy as np
 from data.bank import Bank
 from data.storage import PreparedSplit
 from data.stores import Reader
+from data.subsets import Subset
 from data.targets import bank_readers, open_bank, visibility_reader
 from data.views import part_image_reader, view_reader
 from utils.errors import ConfigError
@@ -22,14 +23,14 @@ CHANGED = (*CLOUD, "views", "part_images")  # what changes at random in training
 
 
 def make_readers(
-    split: PreparedSplit,
+    subset: Subset,
     fields: Set[str],
     data: DataSettings,
     targets: TargetSettings,
     views: np.ndarray,
     seed: int,
 ) -> tuple[list[Reader], Bank | None]:
-    """Readers of ``fields``, and the bank if some come from it.
+    """Readers of ``fields`` for the whole split of a subset, and the bank if some come from it.
 
     Args:
         views: (V,) the numbers of the views that batches hold. seed: of what targets draw.
@@ -38,7 +39,7 @@ def make_readers(
         ConfigError: a field that nothing provides, or more points than there are.
         DataError: the set has no part labels or label images, or the bank does not fit.
     """
-    readers = []
+    split, readers = subset.split, []
     if set(CLOUD) & fields:
         points = _count_points(split, data)
         if "points" in fields:
@@ -57,7 +58,7 @@ def make_readers(
     taught = sorted(fields - {*ALWAYS, *CHANGED, NUMBERS})
     if not taught:
         return readers, None
-    bank = open_bank(split, targets, taught, [*ALWAYS, *CHANGED, NUMBERS])
+    bank = open_bank(subset, targets, taught, views, [*ALWAYS, *CHANGED, NUMBERS])
     return readers + bank_readers(split, bank, taught, views, targets.shuffle, seed), bank
 
 

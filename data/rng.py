@@ -23,9 +23,13 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def sample_keys(seed: int, epoch: int, index: Tensor, copy: int = 0) -> Tensor:
+def sample_keys(seed: int, epoch: int | Tensor, index: Tensor, copy: int = 0) -> Tensor:
     """One int64 key a sample, (B,), from the sample's index in its split; every ``copy`` of a
-    sample in a batch has keys of its own."""
+    sample in a batch has keys of its own.
+
+    ``epoch``: a number, or an int64 scalar on the device of ``index``, which a CUDA graph reads
+    anew in every replay.
+    """
     keys = torch.full_like(index, seed)
     keys = _mix(_mix(_mix(keys) ^ epoch) ^ index)
     return keys if copy == 0 else _mix(_mix(keys) ^ copy)

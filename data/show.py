@@ -9,6 +9,8 @@ should lie in front, and from a quarter turn to the side, where the unseen back 
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import difflib
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ device stays there (:func:`divide`); the rest is read when it is needed. The bat
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.batches import move_batches
 from utils.device import free_memory
 from utils.distributed import is_main
 from utils.errors import ConfigError, UserError
@@ -118,6 +118,7 @@ class Resident:
         self.device = device
         self.place = torch.full((total,), len(members))  # out of range for all others
         self.place[torch.from_numpy(members)] = torch.arange(len(members))
+        self.place = self.place.to(device)
         self.by_view = {reader.name: reader.by_view for reader in readers}
         self.nbytes = len(members) * sum(reader.nbytes for reader in readers)
         self.arrays = {
@@ -140,17 +141,16 @@ class Resident:
                 begin += len(group)
                 progress.update(len(group))
 
-    def batches(self, batches: Sequence[Tensor], views: Tensor | None = None) -> Iterator[Fields]:
-        """The entries of these shapes, (B,) each, with all views or those of ``views``, a batch's
-        (B, n) each. Both are given in host memory."""
-        places = move_batches([self.place[index] for index in batches], self.device)
-        chosen = [None] * len(batches) if views is None else views.to(self.device)
-        for rows, columns in zip(places, chosen, strict=True):
-            some = rows if columns is None else (rows.unsqueeze(1), columns)
-            yield {
-                name: array[some if self.by_view[name] else rows]
-                for name, array in self.arrays.items()
-            }
+        self.waited = source.waited
+
+    def take(self, index: Tensor, views: Tensor | None = None) -> Fields:
+        """The entries of these shapes, (B,), with all views or those of ``views`` (B, n), both on
+        the device; nothing waits for the host."""
+        rows = self.place[index]
+        some = rows if views is None else (rows.unsqueeze(1), views)
+        return {
+            name: array[some if self.by_view[name] else rows] for name, array in self.arrays.items()
+        }
 
 
 class Streamed:
@@ -162,6 +162,11 @@ class Streamed:
     Args:
         shapes: how many there are to read. workers: processes that read; None: one per core, or a
             few that only copy, or none beside this one where that takes longer; 0: none.
+
+    Attributes:
+        waited: seconds in which the host had to wait for entries, all told. What it only asks a
+            GPU to do, it does not wait for, unless too much was asked already, which is no wait for
+            data: the clock stands still then.
     """
 
     def __init__(
@@ -170,6 +175,7 @@ class Streamed:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         workers = _count_workers(readers, shapes) if workers is None else workers
+        self.waited = 0.0
         self.order: list[Item] = []  # what to read, batch by batch
         self.loader = DataLoader(
             _Batches(readers),
@@ -183,13 +189,21 @@ class Streamed:
         )
 
     def batches(self, batches: Sequence[Tensor], views: Tensor | None = None) -> Iterator[Fields]:
-        """As :meth:`Resident.batches`."""
+        """The entries of these shapes, (B,) each, with all views or those of ``views``, a batch's
+        (B, n) each. Both are given in host memory, the entries lie on the device."""
         chosen = [None] * len(batches) if views is None else views.numpy()
         self.order[:] = zip((index.numpy() for index in batches), chosen, strict=True)
-        for found in self.loader:
+        begin = time.perf_counter()
+        read = iter(self.loader)
+        while True:
+            found = next(read, None)
+            self.waited += time.perf_counter() - begin
+            if found is None:
+                return
             if isinstance(found, UserError):
                 raise found
             yield found if self.stream is None else self._copy(found)
+            begin = time.perf_counter()
 
     def _copy(self, fields: Fields) -> Fields:
         here = torch.cuda.current_stream(self.device)

@@ -7,21 +7,25 @@ are those of ablations and controls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from data.bank import Bank
+from data.normalised import NormalisedBank
 from data.rendering.cameras import Cameras, pack_visibility, unpack_visibility
 from data.storage import PreparedSplit
 from data.stores import Reader
+from data.subsets import Subset
 from utils.config import did_you_mean
 from utils.errors import ConfigError, DataError
 from utils.settings import TargetSettings
 
 CHUNK = 256  # shapes whose visibility is unpacked at a time
+LOGITS = {"logits", "view_logits"}  # arrays that only teachers of classes give
 
 
 def choose_views(total: int, count: int | None) -> np.ndarray:
@@ -79,18 +83,52 @@ def _shuffle_rows(seen: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return generator.permuted(seen, axis=1)
 
 
+def tested_targets(content: Mapping[str, Any], options: Any) -> TargetSettings | None:
+    """Where the codes come from that the network of a checkpoint is tested on, if it reads any: the
+    bank of its training, or that of the command's options.
+
+    Raises:
+        ConfigError: a bank for a network that reads none.
+        DataError: one of another teacher, or with codes of another width.
+    """
+    if content["build"].get("task") != "generation":
+        if options.bank is not None:
+            raise ConfigError("--bank is for generators: this network reads no codes")
+        return None
+    path = options.bank or content["config"]["targets"]["bank"]
+    bank, read = Bank(path), content["build"]["code_size"]
+    if (width := bank.shape("codes")[-1]) != read:
+        raise DataError(
+            f"{path} holds codes of {width} channels, {options.checkpoint} reads {read}: give the "
+            "bank of its teacher as --bank"
+        )
+    found, expected = bank.identity, content["training"].get("teacher")
+    if expected not in (None, found):
+        raise DataError(
+            f"{options.checkpoint} was trained on codes of the teacher {expected}, {path} is of "
+            f"{found}: give its bank as --bank"
+        )
+    return TargetSettings(bank=str(path))
+
+
 def open_bank(
-    split: PreparedSplit, settings: TargetSettings, fields: Iterable[str], known: Sequence[str]
+    subset: Subset,
+    settings: TargetSettings,
+    fields: Iterable[str],
+    views: np.ndarray,
+    known: Sequence[str],
 ) -> Bank:
-    """The bank that holds ``fields`` of the shapes of a split.
+    """The bank that holds ``fields`` of the shapes of a split, with its codes as they are or, by
+    ``targets.normalise``, as those of ``subset`` say.
 
     Args:
-        known: what batches may hold without a bank, for the message.
+        views: (V,) those that teach. known: what batches may hold without a bank, for the message.
 
     Raises:
         ConfigError: no bank is given, or it has no such arrays.
-        DataError: it is unreadable or belongs to other data.
+        DataError: it is unreadable, or belongs to other data or other classes.
     """
+    split = subset.split
     names = ", ".join(sorted(fields))
     given = f"the prepared set gives {', '.join(known)}"
     if settings.bank is None:
@@ -101,13 +139,29 @@ def open_bank(
         )
     bank = Bank(settings.bank)
     absent = sorted(set(fields) - set(bank.names))
+    if absent and set(absent) <= LOGITS:
+        raise ConfigError(
+            f"the bank {settings.bank} has no logits, it has {', '.join(bank.names)}: "
+            f"{_no_classes(bank)} knows no classes. Take the bank of a classification teacher, or "
+            "set terms.logits.weight=0"
+        )
     if absent:
         raise ConfigError(
             f"batches with {absent[0]!r} were asked for, and {given}, the bank {settings.bank} "
             f"{', '.join(bank.names)}{did_you_mean(absent[0], [*known, *bank.names])}"
         )
     bank.check(split)
-    return bank
+    if LOGITS & set(fields):
+        bank.check_classes(split)
+    if settings.normalise == "none":
+        return bank
+    measured = bank.locate([split.ids[member] for member in subset.members])
+    return NormalisedBank(bank.path, fields, measured, views)
+
+
+def _no_classes(bank: Bank) -> str:
+    frozen = "timm" in bank.provenance["teacher_config"]
+    return "a frozen network" if frozen else "its teacher"
 
 
 def bank_readers(

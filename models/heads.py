@@ -1,4 +1,4 @@
-"""Classification heads: the cloud feature (B, D) to logits (B, K)."""
+"""Classification heads: the cloud feature (B, D) to a code (B, W), that to logits (B, K)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class PointMCDHead(nn.Module):
+class Head(nn.Module):
+    """``code`` makes what ``classifier``, its last layer, reads: ``code_channels`` (W) of it.
+    ``code_describes``: whether the code takes the place of the cloud feature for everybody else.
+    """
+
+    classifier: nn.Linear
+    code_describes = False
+
+    @property
+    def code_channels(self) -> int:
+        return self.classifier.in_features
+
+    def code(self, x: Tensor) -> Tensor:
+        """(B, D) to (B, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) to logits (B, K)."""
+        return self.classifier(self.code(x))
+
+
+class PointMCDHead(Head):
     """Shape code, then classes: the head of PointMCD's students (Zhang et al., TMM 2023).
 
     Linear D -> 512 without bias, batch normalisation, ReLU; Linear 512 -> K without bias. The code
     has the size and the form of the teacher's. There is no dropout.
     """
 
+    bias = False  # of the classifier
+
     def __init__(self, global_channels: int, num_classes: int, code_size: int = 512):
         super().__init__()
         self.linear = nn.Linear(global_channels, code_size, bias=False)
         self.norm = nn.BatchNorm1d(code_size)
-        self.classifier = nn.Linear(code_size, num_classes, bias=False)
+        self.classifier = nn.Linear(code_size, num_classes, bias=self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D) to logits (B, K)."""
-        return self.classifier(F.relu(self.norm(self.linear(x))))
+    def code(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.linear(x)))
+
+
+class PointCMTHead(PointMCDHead):
+    """The same with a bias in the classifier: the head of PointCMT's student (Yan et al., NeurIPS
+    2022), whose code is the feature that it is compared by."""
+
+    bias = True
+    code_describes = True
 
 
 class Hidden(NamedTuple):
@@ -36,7 +66,7 @@ class Hidden(NamedTuple):
     slope: float = 0.0  # 0: a plain ReLU
 
 
-class PublishedHead(nn.Module):
+class PublishedHead(Head):
     """The classifier of an encoder's own paper: the hidden layers, then a Linear with bias."""
 
     def __init__(self, global_channels: int, num_classes: int, hidden: Sequence[Hidden]):
@@ -55,8 +85,7 @@ class PublishedHead(nn.Module):
             width = layer.width
         self.classifier = nn.Linear(width, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D) to logits (B, K)."""
+    def code(self, x: Tensor) -> Tensor:
         for layer in self.hidden:
             x = layer(x)
-        return self.classifier(x)
+        return x

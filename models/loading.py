@@ -27,6 +27,8 @@ def build_model(content: dict[str, Any], path: str | Path) -> nn.Module:
     # wait for the other.
     if content["role"] == "student":
         from models.students import build_student as build
+    elif content["build"].get("task") == "generation":
+        from models.generators import build_generator as build
     else:
         from models.images.teachers import build_teacher as build
     try:
@@ -44,7 +46,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     A student takes clouds (B, N, 3) in the unit sphere, z up, and for part segmentation the class
     of each as (B,) int64; ``network.classes`` holds the class names in the order of the logits,
     ``network.heads`` what loss terms trained beside it. One that was distilled makes the codes of
-    views too, ``network(points, visibility=...).view_codes``.
+    views too, ``network(points, visibility=...).view_codes``. A teacher takes views (B, V, 3, H, W)
+    in [0, 1], a generator of clouds the codes of shapes (B, D).
 
     Raises:
         DataError: no such file, or one that does not fit.

@@ -134,6 +134,16 @@ class Objective(nn.Module):
         """Whether the terms give every parameter a gradient."""
         return any(term.trains_all for term in self.terms.values())
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what the terms read of files, a part of what a run computes."""
+        return {n: mark for term in self.terms.values() for n, mark in term.inputs.items()}
+
+    @property
+    def not_in_graph(self) -> list[str]:
+        """The terms that a CUDA graph cannot hold."""
+        return [name for name, term in self.terms.items() if not term.in_graph]
+
     def forward(self, batch: Batch) -> ObjectiveOutput:
         terms = self.terms.values()
         output = None

@@ -34,6 +34,8 @@ class StudentOutput:
 
     ``logits`` (B, K) over K classes; in part segmentation (B, N, K), for every point over the parts
     of all categories.
+    ``code`` (B, W): what the last layer of a classification head reads. Of the head ``pointcmt`` it
+    is the ``global_feature`` too, elsewhere that is the encoder's.
     ``view_codes`` (B, V, D): the student's own view codes, where it was called with a visibility;
     ``seen`` (B, V) bool is False for views that see none of the points with embeddings.
     """
@@ -43,6 +45,7 @@ class StudentOutput:
     point_features: Tensor
     point_index: Tensor
     extra_losses: dict[str, Tensor] = field(default_factory=dict)
+    code: Tensor | None = None
     view_codes: Tensor | None = None
     seen: Tensor | None = None
 
@@ -51,9 +54,9 @@ class StudentOutput:
 class TeacherOutput:
     """What a multi-view teacher returns for a batch of shapes seen from V views each.
 
-    ``view_codes`` (B, V, D) and ``code`` (B, D): of trained teachers 512 channels that end in a
-    ReLU or are means of what does, so they are not negative; of a frozen network its own channels,
-    of any number and sign.
+    ``view_codes`` (B, V, D) and ``code`` (B, D): of PointMCD's teachers 512 channels that end in a
+    ReLU or are means of what does, so they are not negative; of a frozen network, or of the
+    backbone that is PointCMT's teacher, its own channels, of any number and sign.
     Classification: ``view_logits`` (B, V, K) and ``logits`` (B, K) from one shared classifier.
     Segmentation: ``view_logits`` and ``logits`` are the same (B, V, K + 1, H, W), for every pixel
     over the parts of all categories and the background, which comes last.

@@ -15,7 +15,7 @@ categories. What it shares with the encoder of classification, if anything, it n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from models.encoders.curvenet import CurveNet
 from models.encoders.curvenet_seg import CurveNetSegmenter
-from models.encoders.dgcnn import DGCNN, DGCNNSegmenter
+from models.encoders.dgcnn import DGCNN, DGCNNSegmenter, PublishedDGCNN
+from models.encoders.pointmlp import pointmlp, pointmlp_elite
 from models.encoders.pointnet import PointNet, PointNetSegmenter
 from models.encoders.pointnet2 import (
     pointnet2_msg,
@@ -31,12 +32,12 @@ from models.encoders.pointnet2 import (
     pointnet2_ssg,
     pointnet2_ssg_segmenter,
 )
-from models.heads import Hidden, PointMCDHead, PublishedHead
+from models.encoders.pointnext import PointNeXt
+from models.heads import Head, Hidden, PointCMTHead, PointMCDHead, PublishedHead
 from models.layers.pointops import Sampling
 from models.outputs import StudentOutput
 from utils.config import did_you_mean
 from utils.errors import ConfigError
-from utils.weights import load_matching
 
 
 class Entry(NamedTuple):
@@ -44,7 +45,7 @@ class Entry(NamedTuple):
     layers of its paper's own classifier (none: not offered), and the head that ``default`` stands
     for."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     segmenter: Callable[[int, int], nn.Module] | None
     published: tuple[Hidden, ...] = ()
     default_head: str = "pointmcd"
@@ -52,7 +53,11 @@ class Entry(NamedTuple):
 
 # Heads by default: where PointMCD released a student, that student's; elsewhere the paper's own.
 # paper: DGCNN's classifier reads max || mean, 2048 channels.
-# here: its hidden layers read the maximum, 1024 channels, which is what PointMCD's DGCNN pools.
+# here: its hidden layers read the maximum, 1024 channels, which is what PointMCD's DGCNN pools;
+# dgcnn_published has both.
+DGCNN_HIDDEN = Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2)
+POINTMLP_HIDDEN = Hidden(512, 0.5), Hidden(256, 0.5)
+POINTNEXT_HIDDEN = Hidden(512, 0.5, False), Hidden(256, 0.5, False)
 ENCODERS = {
     "pointnet": Entry(PointNet, PointNetSegmenter, (Hidden(512), Hidden(256, 0.3))),
     "pointnet2_ssg": Entry(
@@ -61,17 +66,22 @@ ENCODERS = {
     "pointnet2_msg": Entry(
         pointnet2_msg, pointnet2_msg_segmenter, (Hidden(512, 0.4), Hidden(256, 0.5)), "published"
     ),
-    "dgcnn": Entry(
-        DGCNN, DGCNNSegmenter, (Hidden(512, 0.5, False, 0.2), Hidden(256, 0.5, True, 0.2))
-    ),
+    "dgcnn": Entry(DGCNN, DGCNNSegmenter, DGCNN_HIDDEN),
+    "dgcnn_published": Entry(PublishedDGCNN, None, DGCNN_HIDDEN, "published"),
     "curvenet": Entry(CurveNet, CurveNetSegmenter, (Hidden(512, 0.5, False),), "published"),
     # as its authors' code computes it, for their checkpoints
     "curvenet_released": Entry(
         partial(CurveNet, released_momentum=True), None, (Hidden(512, 0.5, False),), "published"
     ),
+    "pointmlp": Entry(pointmlp, None, POINTMLP_HIDDEN, "published"),
+    "pointmlp_elite": Entry(pointmlp_elite, None, POINTMLP_HIDDEN, "published"),
+    "pointnext_s": Entry(PointNeXt, None, POINTNEXT_HIDDEN, "published"),
+    "pointnext_s64": Entry(partial(PointNeXt, width=64), None, POINTNEXT_HIDDEN, "published"),
+    "pointnext_s_height": Entry(partial(PointNeXt, inputs=4), None, POINTNEXT_HIDDEN, "published"),
 }
 SEGMENTERS = {name: entry.segmenter for name, entry in ENCODERS.items() if entry.segmenter}
-HEADS = ("default", "pointmcd", "published")
+HEADS = ("default", "pointmcd", "pointcmt", "published")
+CODE_SIZE = 512
 TASKS = ("classification", "segmentation")
 
 
@@ -81,11 +91,12 @@ class Student(nn.Module):
     ``task`` is one of :data:`TASKS`; ``feature_channels`` (C) and ``global_channels`` (D) are those
     of the network, ``extra_losses`` the names of the terms that it computes by itself. ``heads``
     holds what the loss terms trained beside it, by their names, once it was loaded from a
-    checkpoint.
+    checkpoint; ``num_classes`` (K) is known once :func:`build_student` made it.
     """
 
     task: str
     fields = ("points",)  # of a batch, its input
+    num_classes: int | None = None
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -129,24 +140,39 @@ class Student(nn.Module):
 
 
 class Classifier(Student):
-    """An encoder and a head."""
+    """An encoder and a head; one of :class:`models.heads.Head` makes a code on the way."""
 
     task = "classification"
 
-    def __init__(self, encoder: nn.Module, head: nn.Module):
+    def __init__(self, encoder: nn.Module, head: Head | nn.Module):
         super().__init__(encoder)
         self.encoder = encoder
         self.head = head
+        self.code_channels = head.code_channels if isinstance(head, Head) else None
+        self.code_describes = isinstance(head, Head) and head.code_describes
+        if self.code_describes:
+            self.global_channels = self.code_channels
 
     def infer(self, points: Tensor, category: Tensor | None) -> StudentOutput:
         output = self.encoder(points)
+        feature, code = output.global_feature, None
+        if self.code_channels is None:
+            logits = self.head(feature)
+        else:
+            code = self.head.code(feature)
+            logits = self.classify(code)
         return StudentOutput(
-            logits=self.head(output.global_feature),
-            global_feature=output.global_feature,
+            logits=logits,
+            global_feature=code if self.code_describes else feature,
             point_features=output.point_features,
             point_index=output.point_index,
             extra_losses=output.extra_losses,
+            code=code,
         )
+
+    def classify(self, codes: Tensor) -> Tensor:
+        """Logits (B, K) of codes (B, W), its own or others'."""
+        return self.head.classifier(codes)
 
 
 class Segmenter(Student):
@@ -169,6 +195,8 @@ def build_student(
     task: str = "classification",
     num_categories: int = 0,
     sampling: Sampling = "farthest",
+    code_size: int = CODE_SIZE,
+    options: Mapping[str, Any] | None = None,
 ) -> Student:
     """A freshly initialised student.
 
@@ -179,22 +207,27 @@ def build_student(
         sampling: see :data:`models.layers.pointops.Sampling`; ``stored`` is for clouds in
             farthest-point order, as prepared sets hold them, and for networks that reduce their
             points.
+        code_size: width of the layer before the last, of the heads ``pointmcd`` and ``pointcmt``.
+        options: more of the encoder of a classifier than its name says, as arguments of its entry:
+            what converted weights were trained with.
 
     Raises:
-        ConfigError: an unknown name, or a head or a sampling that the network does not have.
+        ConfigError: an unknown name, or a head, sampling or code that the network does not have.
     """
     _check_name("task", task, TASKS)
     if task == "segmentation":
         _check_name("encoder", encoder, SEGMENTERS)
         if head not in ("default", "published"):
             raise ConfigError(f"{encoder} has one form for segmentation: use student.head=default")
+        _refuse_code_size(code_size, "segmentation")
         student = Segmenter(SEGMENTERS[encoder](num_classes, num_categories))
     else:
         _check_name("encoder", encoder, ENCODERS)
         _check_name("head", head, HEADS)
-        student = _build_classifier(encoder, num_classes, head)
+        student = _build_classifier(encoder, num_classes, head, code_size, options or {})
     if sampling != "farthest":
         _set_sampling(student, encoder, sampling)
+    student.num_classes = num_classes
     return student
 
 
@@ -207,6 +240,14 @@ def _set_sampling(student: Student, encoder: str, sampling: Sampling) -> None:
         module.sampling = sampling
 
 
+def _refuse_code_size(code_size: int, what: str) -> None:
+    if code_size != CODE_SIZE:
+        raise ConfigError(
+            f"student.code_size={code_size} is of the heads pointmcd and pointcmt, found {what}: "
+            "leave it out or give student.head=pointcmt"
+        )
+
+
 def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise ConfigError(
@@ -214,56 +255,15 @@ def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
         )
 
 
-def _build_classifier(encoder: str, num_classes: int, head: str) -> Classifier:
+def _build_classifier(
+    encoder: str, num_classes: int, head: str, code_size: int, options: Mapping[str, Any]
+) -> Classifier:
     entry = ENCODERS[encoder]
-    network = entry.build()
+    network = entry.build(**options)
     chosen = entry.default_head if head == "default" else head
-    if chosen == "pointmcd":
-        return Classifier(network, PointMCDHead(network.global_channels, num_classes))
+    if made := {"pointmcd": PointMCDHead, "pointcmt": PointCMTHead}.get(chosen):
+        return Classifier(network, made(network.global_channels, num_classes, code_size))
+    _refuse_code_size(code_size, f"the published head of {encoder}")
     if not entry.published:
         raise ConfigError(f"{encoder} has no published head: use student.head=pointmcd")
     return Classifier(network, PublishedHead(network.global_channels, num_classes, entry.published))
-
-
-def initialise_encoder(
-    student: Student, build: dict[str, Any], content: dict[str, Any], path: str
-) -> None:
-    """Start a student's encoder from that of another student, whatever the heads of the two.
-
-    In segmentation the encoder is what makes the embeddings; where the two know different numbers
-    of categories, the layers that read the category stay as they are. The weights must fit, the
-    name need not: ``curvenet`` may start from ``curvenet_released``, and reads them its own way.
-
-    Args:
-        build: arguments of :func:`build_student` that made ``student``.
-        content: the other one's checkpoint as read. path: its file, for messages.
-
-    Raises:
-        ConfigError: an encoder with other weights, as most have for the other task.
-    """
-    other = {"task": "classification", "num_categories": 0} | content["build"]
-    # the encoder that two tasks share is inside the network of segmentation
-    own_place, other_place = (
-        "network.encoder." if task == "segmentation" else "encoder."
-        for task in (student.task, other["task"])
-    )
-    state = {
-        own_place + k.removeprefix(other_place) if k.startswith(other_place) else k: v
-        for k, v in content["model"].items()
-    }
-    layers = ("encoder.",)
-    if student.task == "segmentation":
-        network = student.network
-        same = other["num_categories"] == build["num_categories"]
-        left_out = () if same else network.category_layers
-        layers = tuple(f"network.{n}." for n in network.encoder_layers if n not in left_out)
-
-    def wanted(name: str) -> bool:
-        return name.startswith(layers)
-
-    if not any(map(wanted, state)):
-        raise ConfigError(
-            f"init={path} has no encoder to start from: only PointNet shares its encoder "
-            "between classification and part segmentation"
-        )
-    load_matching(student, state, f"init={path}", "the encoder here", wanted, ConfigError)

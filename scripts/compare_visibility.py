@@ -10,6 +10,8 @@ that either does. Milliseconds are of processor time, for all views. It takes ab
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from collections.abc import Callable
 from time import process_time

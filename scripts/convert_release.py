@@ -3,17 +3,21 @@
     python -m scripts.convert_release IN.pth OUT.pth [--classes NAMES.txt]
 
 IN is a state dict of PointMCD's release (both classification and both part-segmentation students,
-the three teachers) or of one of the public encoders: CurveNet's classification network, PointNet++
-SSG and MSG for classification and part segmentation in yanx27's PyTorch. Which one it is follows
-from its names and shapes. The 40 classes of ModelNet40 and the 16 categories of ShapeNetPart get
-their names, others those of NAMES.txt. OUT goes into ``test.py OUT --data NAME``, into
-``train_student.py ... init=OUT`` and into ``models.load_model``.
+the three teachers), of PointCMT's (student, teacher, generator) or of one of the public encoders:
+the classification networks of CurveNet, PointMLP (and elite), PointNeXt-S and, in antao97's
+PyTorch, DGCNN; PointNet++ SSG and MSG for classification and part segmentation in yanx27's. Which
+one it is follows from its names and shapes. The 40 classes of ModelNet40 and the 16 categories of
+ShapeNetPart get their names, others those of NAMES.txt. OUT goes into ``test.py OUT --data NAME``,
+into ``train_student.py ... init=OUT`` and into ``models.load_model``.
 
-A state dict inside ``model_state_dict`` or ``state_dict`` and the prefix ``module.`` of
-DataParallel are understood. Nothing but tensors, plain values and NumPy numbers is ever unpickled.
+A state dict inside ``model_state_dict``, ``state_dict``, ``model_state``, ``net`` or ``model`` and
+the prefix ``module.`` of DataParallel are understood. Nothing but tensors, plain values and NumPy
+numbers is ever unpickled.
 """
 
 from __future__ import annotations
+
+import utils.startup  # noqa: F401
 
 import argparse
 import hashlib
@@ -25,7 +29,13 @@ from models.objective import pack_heads
 from models.release.convert import Converted, convert
 from utils import checkpoint
 from utils.errors import DataError, run_main
-from utils.settings import StudentConfig, TeacherConfig
+from utils.settings import (
+    GeneratorConfig,
+    StudentConfig,
+    StudentModelSettings,
+    TeacherConfig,
+    TeacherModelSettings,
+)
 from utils.weights import read_state
 
 MODELNET40 = """
@@ -34,7 +44,6 @@ MODELNET40 = """
     radio range_hood sink sofa stairs stool table tent toilet tv_stand vase wardrobe xbox
 """
 VIEW_SIDE = 224
-METHOD = "pointmcd"  # of the published students that were distilled
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -62,13 +71,19 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint.save_model(
         options.target, release.role, network, build, classes, config, record, heads
     )
-    sizes = f"{build['num_classes']} {'parts' if build['num_categories'] else 'classes'}"
-    print(f"{release.name} ({sizes}): {release.role} written to {options.target}")
+    print(f"{release.name} ({sizes(build)}): {release.role} written to {options.target}")
+
+
+def sizes(build: dict[str, Any]) -> str:
+    """What of a network its file said, in words."""
+    if build["task"] == "generation":
+        return f"{build['points']} points of {build['code_size']} channels"
+    return f"{build['num_classes']} {'parts' if build['num_categories'] else 'classes'}"
 
 
 def class_names(build: dict[str, Any]) -> list[str]:
     """Names of the classes, in segmentation of the categories; ``class_0`` .. for unknown ones."""
-    if build["task"] == "autoencoder":
+    if build["task"] in ("autoencoder", "generation"):
         return []
     if build["task"] == "segmentation":
         known, count = list(PART_COUNTS), build["num_categories"]
@@ -102,14 +117,22 @@ def configuration(converted: Converted) -> dict[str, Any]:
     default and says nothing about it.
     """
     build = converted.build
-    data = {"classification": "ModelNet40", "autoencoder": "ShapeNetCore"}
+    data = {"autoencoder": "ShapeNetCore"} | dict.fromkeys(
+        ("classification", "generation"), "ModelNet40"
+    )
     name = data.get(build["task"], "ShapeNetPart")
+    if build["task"] == "generation":
+        data = {"name": name, "points": build["points"]}
+        teacher = {"task": build["task"]}
+        config = GeneratorConfig(data=data, teacher=teacher, targets={"bank": "unknown"})
+        return config.model_dump(mode="json")
     if converted.release.role == "teacher":
-        model = {key: build[key] for key in ("task", "backbone", "weights", "normalise")}
+        known = TeacherModelSettings.model_fields
+        model = {key: value for key, value in build.items() if key in known}
         return TeacherConfig(data={"name": name, "size": VIEW_SIDE}, teacher=model).model_dump(
             mode="json"
         )
-    model = {key: build[key] for key in ("task", "encoder", "head")}
+    model = {key: v for key, v in build.items() if key in StudentModelSettings.model_fields}
     points = 1024 if build["task"] == "classification" else 2048
     config = StudentConfig(data={"name": name, "points": points}, student=model)
     return config.model_dump(mode="json")
@@ -132,8 +155,8 @@ def training_record(converted: Converted, source: str, classes: list[str]) -> di
         "val_fraction": 0.0,
         "val_seed": 0,
         "bank": None,
-        "method": [METHOD] if release.heads else ["baseline"],
-        "labelled": converted.build["task"] != "autoencoder",
+        "method": [release.method],
+        "labelled": converted.build["task"] not in ("autoencoder", "generation"),
         "released": {
             "network": release.name,
             "source": release.source,

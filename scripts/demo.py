@@ -9,6 +9,8 @@ fails ends it, with its exit code. A second call finds the work done and only te
 
 from __future__ import annotations
 
+import utils.startup as startup
+
 import argparse
 import contextlib
 import importlib
@@ -59,6 +61,7 @@ def locate(command: list[str]) -> tuple[str, list[str]]:
 def run(command: list[str]) -> int:
     """Run one command in this process; its exit code."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
+    startup.begin_anew()
     name, arguments = locate(command)
     program = importlib.import_module(name)
     with pytorch_as_found():

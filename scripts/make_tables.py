@@ -7,13 +7,16 @@
     python -m scripts.make_tables --into FILE ...                fill other files
 
 In a file a table stands between ``<!-- table NAME KIND -->`` and ``<!-- end of table -->``; the
-kind ``classification`` may be left out. The other kinds are ``segmentation``, ``probe`` and
+kind ``classification`` may be left out. The other kinds are ``segmentation``, ``probe``,
 ``ablation``: what runs with ``_ablation_`` in their names show, beside the baseline and the whole
-method in the same setting. Published figures stand in a column of their own, from published.yaml.
-A table of kind ``speed`` comes from NAME.json of ``scripts.bench``, beside the CSV.
+method in the same setting, and ``methods``, those with ``_methods_``: see ``scripts/methods.py``.
+Published figures stand in a column of their own, from published.yaml. A table of kind ``speed``
+comes from NAME.json of ``scripts.bench``, beside the CSV.
 """
 
 from __future__ import annotations
+
+import utils.startup  # noqa: F401
 
 import argparse
 import re
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from scripts import methods
 from scripts.benchmarks import report
 from utils import results
 from utils.errors import ConfigError, DataError, run_main
@@ -122,6 +126,17 @@ KINDS: dict[str, Columns] = {
         "commit": name_commits,
     },
     "ablation": {**BEGIN, **ACCURACIES, **END},
+    "methods": {
+        **BEGIN,
+        "held-out accuracy of the weights that were tried": methods.name_choice,
+        **ACCURACIES,
+        **SEEDS,
+        "seconds per epoch, by the baseline's": methods.relative_seconds,
+        "parameters more than the baseline": methods.extra_parameters,
+        "memory": methods.peak_memory,
+        "minutes per run, where": name_place,
+        "commit": name_commits,
+    },
 }
 
 
@@ -146,7 +161,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(report.table(report.read(benchmarks / f"{options.data}.json")))
         return
     rows = results.frame(results.read(options.results))
-    rows = latest(rows[rows.split == options.split])
+    rows = methods.annotate(latest(rows))
+    rows = rows[rows.split == options.split]
     if options.into is not None:
         for document in options.into or DOCUMENTS:
             rewrite(document, rows, benchmarks)
@@ -174,6 +190,10 @@ def select(rows: DataFrame, data: str, kind: str) -> DataFrame:
     if kind == "segmentation":
         return rows[rows.task == "segmentation"]
     rows = rows[rows.task == "classification"]
+    compared = rows.run.str.contains(methods.METHODS)
+    if kind == "methods":
+        return rows[compared | (rows.role == "teacher")] if compared.any() else rows[compared]
+    rows = rows[~compared]
     changed = rows.run.str.contains(ABLATION)
     if kind == "classification":
         return rows[~changed]

@@ -9,6 +9,8 @@ they are registered. Rows that do so already stay as they are: run it as often a
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from dataclasses import replace
 from pathlib import Path

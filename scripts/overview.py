@@ -5,6 +5,8 @@ python -m scripts.overview ckpt/student/A.pth ckpt/student/B.pth --output FILE.p
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.rendering.cameras import unpack_visibility
 from data.storage import PreparedSplit, open_split
+from data.subsets import Subset
 from models.loading import build_model
 from utils.checkpoint import read_model
 from utils.engine import predict

@@ -7,14 +7,18 @@ Steps with distillation by each student's own recipe, after a warm-up, under PyT
 time, or the time of the CUDA kernels that each operator launched. An operator belongs to the
 outermost one around it whose name says what it is for, so what a product calls counts as a product.
 The time by the clock is taken without the profiler: what it has beyond that of the kernels, the GPU
-spends waiting for the host.
+spends waiting for the host. On a GPU the second one is that of a step as trainings take it, which
+is one CUDA graph.
 """
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +31,7 @@ from utils.config import not_negative, positive
 from utils.device import choose_device, prepare_process
 from utils.errors import ConfigError, run_main
 from utils.files import atomic_path, check_place
+from utils.step import WARM_UP, Batch
 
 ENCODERS = ("pointnet", "pointnet2_ssg", "dgcnn", "curvenet")
 DATA = "a batch of data"  # the mark around drawing one
@@ -114,30 +119,52 @@ def milliseconds_by_kind(events: Iterable[FunctionEvent], on_cuda: bool) -> dict
 
 
 def profile_training(training: Training, warm_up: int, steps: int) -> dict[str, float]:
-    """Milliseconds of one step by kind of work, the mean of ``steps``."""
+    """Milliseconds of one eager step by kind of work, the mean of ``steps``."""
     for _ in range(warm_up):
         training.step()
-    on_cuda = training.batch["points"].is_cuda
+    on_cuda, draw = training.index.is_cuda, training.run.draw
+
+    def marked(inputs: Batch) -> Batch:
+        with record_function(DATA):
+            return draw(inputs)
+
+    training.run.draw = marked
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
     with profile(activities=activities) as profiler:
         for _ in range(steps):
-            with record_function(DATA):
-                batch = training.draw()
-            training.update(batch)
+            training.step()
         if on_cuda:
             torch.cuda.synchronize()
     spent = milliseconds_by_kind(profiler.events(), on_cuda)
     return {kind: time / steps for kind, time in spent.items()}
 
 
-def lines(title: str, spent: dict[str, float], wall: float) -> str:
-    """A student's table as text, the largest share first; ``wall``: milliseconds of a step."""
+def measure(
+    encoder: str, options: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, float], list[float]]:
+    """What :func:`lines` shows of a student."""
+    make = partial(make_training, encoder, options.batch, options.points, device, options.amp)
+    training = make()
+    spent = profile_training(training, options.warm_up, options.steps)
+    walls = [1e3 * seconds(training.step, device, options.steps)]
+    if device.type == "cuda":
+        training = make(graph=True)
+        for _ in range(WARM_UP + 1):  # the last of them records
+            training.step()
+        walls.append(1e3 * seconds(training.step, device, options.steps))
+    return spent, walls
+
+
+def lines(title: str, spent: dict[str, float], walls: list[float]) -> str:
+    """A student's table as text, the largest share first; ``walls``: milliseconds of a step, taken
+    eagerly and, if it is there, in a CUDA graph."""
     total = sum(spent.values())
     rows = sorted(spent.items(), key=lambda item: -item[1])
     body = "".join(
         f"  {kind:28}{time:10.2f} ms{100 * time / total:6.1f} %\n" for kind, time in rows
     )
-    return f"{title}: {total:.2f} ms, by the clock {wall:.2f} ms\n{body}"
+    clock = ", in a CUDA graph ".join(f"{wall:.2f} ms" for wall in walls)
+    return f"{title}: {total:.2f} ms, by the clock {clock}\n{body}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -159,10 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(text, flush=True)
     for encoder in options.encoders:
-        training = make_training(encoder, options.batch, options.points, device, options.amp)
-        spent = profile_training(training, options.warm_up, options.steps)
-        wall = 1e3 * seconds(training.step, device, options.steps)
-        found = lines(encoder, spent, wall)
+        spent, walls = measure(encoder, options, device)
+        found = lines(encoder, spent, walls)
         print(found, flush=True)
         text += f"\n{found}"
     with atomic_path(output) as temporary:

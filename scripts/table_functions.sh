@@ -8,6 +8,8 @@
 #   EPOCHS                 of all students; other numbers than usual make rows of their own
 #   JOBS                   runs side by side, one CPU thread each; 1 on a GPU
 #   STUDENT_OVERRIDES      overrides for all students, a.b=c, with spaces between them
+#   ONE_PROCESS=1          runs one after another in one process, which starts PyTorch only once: for
+#                          a GPU, on which a short run takes less time than that
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
 #   LOGS=FOLDER            where the output of the runs goes, expt/logs
@@ -39,7 +41,7 @@ run() {
 }
 
 has_row() { # run name, split, beginning of the protocol, data set
-    [ -f "$RESULTS" ] && grep -qE ",$1,${4:-$DATA},$2,\"?${3:-}" "$RESULTS"
+    [ -f "$RESULTS" ] && grep -E ",$1,${4:-$DATA},$2,\"?${3:-}" "$RESULTS" | grep -v "vote mean" >/dev/null
 }
 
 files_of() { # recipe sets: names of scripts/configs
@@ -79,6 +81,10 @@ student_job() { # name encoder split overrides
 run_jobs() { # reads jobs, runs $JOBS of them at a time; output goes to $LOGS
     if [ -n "${DRY:-}" ]; then cut -f2; return; fi
     mkdir -p "$LOGS"
+    if [ -n "${ONE_PROCESS:-}" ]; then
+        PYTHON=$PYTHON $PYTHON -m scripts.one_process --logs "$LOGS"
+        return
+    fi
     xargs -d '\n' -P "$JOBS" -I LINE bash -c '
         log=$LOGS/$(cut -f1 <<<"$1").log
         if bash -c "$(cut -f2 <<<"$1")" >"$log" 2>&1; then tail -n 1 "$log"

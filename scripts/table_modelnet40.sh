@@ -10,17 +10,18 @@
 #                          points and epochs. About 25 minutes for the teacher on one CPU thread,
 #                          10 for a student
 #   DATA, TEACHER          another set; another name of the teacher's run
+#   TEACHER_SET            what is laid over the teacher's recipe, a name of scripts/configs/sets
 #   TEACHER_OVERRIDES      overrides for the teacher's configuration, a.b=c
 # scripts/table_functions.sh lists what else can be chosen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-ModelNet40}
 if [ -n "${REDUCED:-}" ]; then
-    SETS="modelnet40 modelnet40_reduced" TEACHER_SET=modelnet40_reduced_teacher SUFFIX=_reduced
+    SETS="modelnet40 modelnet40_reduced" TEACHER_SET=${TEACHER_SET:-modelnet40_reduced_teacher} SUFFIX=_reduced
     ENCODERS=${ENCODERS:-pointnet} CHOOSE=${CHOOSE-}
     TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
 else
-    SETS=modelnet40 TEACHER_SET=modelnet40_teacher
+    SETS=modelnet40 TEACHER_SET=${TEACHER_SET:-modelnet40_teacher}
     ENCODERS=${ENCODERS:-pointnet pointnet2_ssg pointnet2_msg dgcnn curvenet}
     TEACHER=${TEACHER:-${DATA}_mobilenet_v2_s0}
     JOBS=${JOBS:-1}

@@ -10,6 +10,8 @@
 #   CONTROLS="0"           seeds of PointNet with the codes of other shapes (control); "" for none
 #   TIMM=NAME              a frozen network of timm as another teacher of PointNet, for SEEDS, with
 #                          TIMM_WEIGHTS=FILE (default: timm's release, downloaded)
+#   DATA, TEACHER          another set; another name of the teacher's run
+#   TEACHER_OVERRIDES      overrides for the teacher's configuration, a.b=c
 #   DRY=1                  print the commands only
 #   RESULTS=FILE           another table: an empty one runs everything anew
 #   LOGS=FOLDER            where the output of the runs goes, expt/logs
@@ -17,7 +19,7 @@
 # trained again where its row is there and its file is not, as in a fresh clone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA=PSB26
+DATA=${DATA:-PSB26}
 RECIPE="" SETS=psb26
 EPOCHS_USUAL=30
 ENCODERS=${ENCODERS:-pointnet pointnet2_ssg dgcnn curvenet}
@@ -27,21 +29,21 @@ source scripts/teacher_psb26.sh
 
 teacher_psb26
 if [ -n "${TIMM:-}" ]; then
-    TIMM_BANK=expt/teacher/PSB26_timm_$TIMM.h5
-    run $PYTHON export_teacher.py --timm "$TIMM" --data PSB26 --output "$TIMM_BANK" \
+    TIMM_BANK=expt/teacher/${DATA}_timm_$TIMM.h5
+    run $PYTHON export_teacher.py --timm "$TIMM" --data "$DATA" --output "$TIMM_BANK" \
         ${TIMM_WEIGHTS:+--weights "$TIMM_WEIGHTS"}
 fi
 choose_weights
 {
     compare_jobs
     for seed in $CONTROLS; do
-        student_job "PSB26_pointnet_shuffled_s$seed$SUFFIX" pointnet test \
-            targets.bank="$BANK" targets.shuffle=all train.seed="$seed"
+        student_job "${DATA}_pointnet_shuffled_s$seed$SUFFIX" pointnet test \
+            data.name="$DATA" targets.bank="$BANK" targets.shuffle=all train.seed="$seed"
     done
     for seed in ${TIMM:+$SEEDS}; do
-        student_job "PSB26_pointnet_${TIMM}_s$seed$SUFFIX" pointnet test \
-            targets.bank="$TIMM_BANK" train.seed="$seed"
+        student_job "${DATA}_pointnet_${TIMM}_s$seed$SUFFIX" pointnet test \
+            data.name="$DATA" targets.bank="$TIMM_BANK" train.seed="$seed"
     done
 } | run_jobs
 
-run $PYTHON -m scripts.make_tables --results $RESULTS --data PSB26
+run $PYTHON -m scripts.make_tables --results "$RESULTS" --data "$DATA"

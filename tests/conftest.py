@@ -183,6 +183,46 @@ def pixel_teachers(workshop) -> tuple[Path, Path]:
     return folder / "autoencoder.pth", folder / "partseg.pth"
 
 
+STAGES = {"teacher": "data.size=32", "generator": "data.points=128"}
+
+
+class Stages:
+    """Folders and files of PointCMT's three stages on the tiny set."""
+
+    def __init__(self, workshop):
+        self.workshop, self.folder = workshop, workshop.folder
+        self.teacher, self.generator = (self.trained(f"cmt_{name}") for name in STAGES)
+        self.bank = self.folder / "cmt.h5"
+
+    def trained(self, name: str) -> Path:
+        return self.folder / "ckpt" / "teacher" / f"{name}.pth"
+
+    def arguments(self, stage: str, *more: str) -> list[str]:
+        """Of train_teacher.py: one epoch of three steps."""
+        words = [f"scripts/configs/recipes/pointcmt_{stage}.yaml", "data.name=Tiny", STAGES[stage]]
+        words += [f"data.root={self.workshop.root}", "train.epochs=1", "train.batch_size=16"]
+        words += ["train.eval_every=1", "run.device=cpu", "run.threads=1", f"run.name=cmt_{stage}"]
+        words += [f"run.dir={self.folder}/runs", f"run.checkpoints={self.folder}/ckpt"]
+        words += ["teacher.weights=none"] if stage == "teacher" else [f"targets.bank={self.bank}"]
+        return [*words, *more]
+
+    def student(self, name: str, *more: str, recipe: str = "pointnet") -> list[str]:
+        """Of train_student.py: PointCMT laid over a recipe, two epochs of three steps."""
+        words = self.workshop.student_arguments(name, f"targets.bank={self.bank}", recipe=recipe)
+        words.insert(2, "scripts/configs/sets/pointcmt.yaml")
+        return [*words, f"terms.feature.generator={self.generator}", *more]
+
+
+@pytest.fixture(scope="session")
+def stages(workshop) -> Stages:
+    made = Stages(workshop)
+    train_teacher.main(made.arguments("teacher"))
+    export = [str(made.teacher), "--output", str(made.bank), "--device", "cpu", "--threads", "1"]
+    export_teacher.main(export)
+    train_teacher.main(made.arguments("generator"))
+    return made
+
+
 @pytest.fixture
 def own_terms():
     """Loss terms that a test registers are known in this test alone."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import trimesh
 from conftest import ROOT
+from scipy.optimize import linear_sum_assignment
 
 from data.geometry.sampling import farthest_point_order, sample_surface
 from data.synthetic.shapes import make_shape, shape_rng
@@ -66,6 +67,19 @@ def points(kind: str, count: int, batch: int = 2, axes: int = 3, seed: int = 0) 
     if kind == "lattice":  # equal points and equal distances
         return torch.randint(-2, 3, (batch, count, axes), generator=generator).float()
     return torch.randn(batch, count, axes, generator=generator)
+
+
+def check_matching(a: torch.Tensor, b: torch.Tensor, assignment: torch.Tensor) -> None:
+    """One-to-one, and no farther from the best matching, which SciPy finds, than is promised: 1 %,
+    or 1e-4 of the smaller diagonal."""
+    a, b, assignment = a.cpu().double().numpy(), b.cpu().double().numpy(), assignment.cpu()
+    assert assignment.shape == a.shape[:2] and assignment.dtype == torch.int64
+    assert (assignment.sort(dim=1).values == torch.arange(a.shape[1])).all()
+    for of_a, of_b, mine in zip(a, b, assignment.numpy(), strict=True):
+        apart = np.linalg.norm(of_a[:, None] - of_b, axis=2)
+        best = apart[linear_sum_assignment(apart)].mean()
+        diagonal = min(np.linalg.norm(np.ptp(cloud, axis=0)) for cloud in (of_a, of_b))
+        assert apart[np.arange(len(mine)), mine].mean() <= best + max(0.01 * best, 1e-4 * diagonal)
 
 
 def seen_by(batch: int, count: int, views: int) -> torch.Tensor:

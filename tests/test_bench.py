@@ -1,16 +1,20 @@
 """The benchmark: its figures are complete, and a form that is wrong is not timed."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from conftest import ROOT
 
 from models.encoders import pointnet2
+from models.encoders.curvenet_blocks import Walk
 from models.layers import pointops
 from scripts import bench, make_tables, profile_step
 from scripts.benchmarks import measure, points, projection, report, students
 from scripts.benchmarks.contest import TINY, Sizes
+from scripts.benchmarks.inputs import clouds, labels
+from scripts.reference import curvenet
 from utils.errors import ConfigError, DataError, RunError
 
 CPU = torch.device("cpu")
@@ -195,19 +199,56 @@ def test_a_student_with_other_neighbours_is_not_timed(monkeypatch):
         contest.check()
 
 
+def test_curves_go_where_the_published_ones_went():
+    torch.manual_seed(0)
+    theirs, ours = curvenet.Walk(8), Walk(8, curvenet.STEPS, released_momentum=True)
+    x = torch.randn(2, 150, 8)
+    ahead = torch.rand(2, 150, 150).argsort(dim=2)[..., : curvenet.K]
+    starts = [torch.rand(2, 150).argsort(dim=1)[:, : curvenet.CURVES] for _ in range(2)]
+    alike = students.follow(theirs, ours)
+    expected = theirs(x.mT, ahead, starts[0]).permute(0, 2, 3, 1)
+    # other weights and other starts: left to itself, it would go elsewhere
+    torch.testing.assert_close(ours(x, ahead, starts[1]), expected)
+    assert [picks.shape for picks in alike] == [(2, curvenet.CURVES)] * (1 + curvenet.STEPS)
+    own = torch.stack(alike).double().mean(dim=(1, 2))
+    assert 0.5 < own[0] < 0.9 and own[1:].max() < 0.3
+
+
+@pytest.mark.slow
+def test_curvenet_agrees_closely_with_its_walk_given(monkeypatch):
+    torch.manual_seed(2)  # of these weights one pick of 4800 is another in double precision
+    network = students.NETWORKS["curvenet"]().train()
+    check = partial(students.check_student, "curvenet", network, clouds(2, 1024, CPU))
+    check(labels(2, CPU))
+    with monkeypatch.context() as patch:
+        patch.setattr(students, "follow", lambda *networks: [torch.ones(1)])
+        with pytest.raises(RunError, match="the logits by 4"):
+            check(labels(2, CPU))
+    monkeypatch.setattr(Walk, "pick", staticmethod(second_likeliest))
+    with pytest.raises(RunError, match="of the picks of its walks are equal"):
+        check(labels(2, CPU))
+
+
+def second_likeliest(soft, candidates):
+    chosen = soft.topk(2, dim=2).indices[..., 1:]
+    return chosen, candidates.gather(2, chosen).squeeze(2)
+
+
 def test_too_little_memory_is_noticed_first(monkeypatch):
     measured = []
     monkeypatch.setattr(bench, "prepare_process", lambda device: None)
     monkeypatch.setattr(bench, "measure", lambda *arguments: measured.append(arguments) or [])
     monkeypatch.setattr(bench, "free_memory", lambda device: 15 * 2**30)
-    with pytest.raises(ConfigError, match="found 15.0 GiB .* --only points,students,loading"):
+    with pytest.raises(
+        ConfigError, match="found 15.0 GiB .* --only points,assignment,students,loading"
+    ):
         bench.main(["--device", "cpu"])
     with pytest.raises(ConfigError, match="use --quick, --bare$"):
         bench.main(["--device", "cpu", "--only", "projection"])
     assert not measured
     for arguments in (["--quick"], ["--bare"], ["--only", "loading"]):
         bench.main(["--device", "cpu", *arguments])
-    assert len(measured) == 4 + 4 + 1
+    assert len(measured) == 5 + 5 + 1
 
 
 @pytest.mark.parametrize("bare", [[], ["--bare"]], ids=["as our programs", "bare"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.terms import with_terms
+from models.terms import teacher_schema, with_terms
 from utils.config import (
     RENAMED,
     describe_keys,
@@ -17,28 +17,32 @@ from utils.config import (
     read_yaml,
 )
 from utils.errors import ConfigError
-from utils.settings import StudentConfig, TeacherConfig
+from utils.settings import GeneratorConfig, StudentConfig, TeacherConfig
 
 STUDENT, TEACHER = with_terms(StudentConfig), with_terms(TeacherConfig)
 RECIPES = sorted(path.stem for path in Path("scripts/configs/recipes").glob("*.yaml"))
 SETS = sorted(path.stem for path in Path("scripts/configs/sets").glob("*.yaml"))
-ENCODERS = ["pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", "curvenet"]
+SEGMENTERS = ["pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn", "curvenet"]
+ENCODERS = [*SEGMENTERS, "pointmlp", "pointmlp_elite", "pointnext_s"]
 # The recipes that each set is laid over, or the set that it follows.
 USED_WITH = {
     "demo": ["pointnet"],
     "demo_pixels": ["teacher_autoencoder", "teacher_partseg"],
     "demo_teacher": ["teacher"],
-    "labeledpsb": [f"partseg_{encoder}" for encoder in ENCODERS],
+    "labeledpsb": [f"partseg_{encoder}" for encoder in SEGMENTERS],
     "labeledpsb_autoencoder": ["teacher_autoencoder"],
     "labeledpsb_teacher": ["teacher_partseg"],
+    "psb26 logits": ENCODERS,
     "modelnet40": ENCODERS,
     "modelnet40 modelnet40_reduced": ["pointnet"],
     "modelnet40_reduced_teacher": ["teacher"],
-    "modelnet40_teacher": ["teacher"],
+    "modelnet40_teacher": ["teacher", "pointcmt_teacher"],
+    "psb26 pointcmt": ENCODERS,
     "psb26": ENCODERS,
     "psb26 psb26_ablation": ["pointnet"],
     "psb26_autoencoder": ["teacher_autoencoder"],
     "psb26_teacher": ["teacher"],
+    "psb26 similarity": ENCODERS,
 }
 
 
@@ -47,15 +51,17 @@ def shipped(recipe: str, *sets: str) -> list[str]:
     return files + [f"scripts/configs/sets/{name}.yaml" for name in sets]
 
 
-def load(recipe: str, arguments: list[str]) -> StudentConfig | TeacherConfig:
-    return load_config(TEACHER if recipe.startswith("teacher") else STUDENT, arguments)
+def load(recipe: str, arguments: list[str]) -> StudentConfig | TeacherConfig | GeneratorConfig:
+    of_teacher = recipe.startswith(("teacher", "pointcmt_"))
+    return load_config(teacher_schema if of_teacher else STUDENT, arguments)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_valid_and_leaves_the_set_open(recipe):
-    assert load(recipe, [*shipped(recipe), "data.name=Some"]).data.name == "Some"
+    bank = ["targets.bank=a.h5"] if recipe == "pointcmt_generator" else []
+    assert load(recipe, [*shipped(recipe), *bank, "data.name=Some"]).data.name == "Some"
     with pytest.raises(ConfigError, match="data.name is required"):
-        load(recipe, shipped(recipe))
+        load(recipe, [*shipped(recipe), *bank])
 
 
 def test_every_set_is_used():
@@ -69,6 +75,10 @@ def test_every_set_is_laid_over_its_recipes(names, recipe):
     files = shipped(recipe, *names.split())
     config = load(recipe, files)
     found, changes = config.model_dump(mode="json"), read_yaml(files[-1])
+    terms = changes.get("terms", {})
+    left_out = {term for term, options in terms.items() if options.get("weight") == 0}
+    assert not left_out & found["terms"].keys()
+    changes |= {"terms": {term: terms[term] for term in terms.keys() - left_out}}
     assert merge(found, changes) == found  # the last file has the last word
     assert not re.search("^parent:", Path(files[-1]).read_text(), re.MULTILINE)
 

@@ -13,15 +13,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from parse_line import parse_line
 
-from models.terms import with_terms
+from models.terms import teacher_schema, with_terms
 from utils.config import load_config
 from utils.errors import ConfigError
 from utils.settings import StudentConfig, TeacherConfig
 
 RECIPES = {"pointnet": with_terms(StudentConfig), "teacher": with_terms(TeacherConfig)}
+RECIPES["pointcmt_generator"] = teacher_schema
 MADE_UP = {"encoders/mynet.py", "scripts/configs/recipes/mynet.yaml", "terms/mine.py"}
 MADE_UP |= {"group.key=value"}
 SUFFIXES = (".py", ".sh", ".yaml", ".md", ".toml", ".png")
@@ -80,7 +82,7 @@ COMMANDS += [
 def check(words: list[str], folder: Path) -> None:
     """Hand a command to the parser of its program, and run nothing."""
     variables = {}
-    while re.match(r"[A-Z_]+=", words[0]):
+    while re.match(r"[A-Z][A-Z_0-9]*=", words[0]):
         name, variables[name] = words[0].partition("=")[::2]
         words = words[1:]
     program, *arguments = words
@@ -100,7 +102,7 @@ def check(words: list[str], folder: Path) -> None:
         check_dask(*arguments)
     else:
         assert program == "pip", f"no parser of {program} is known here: {shlex.join(words)}"
-        assert arguments[0] == "install"
+        assert arguments[0] in ("install", "download")
         named = {
             after for flag, after in zip(arguments, arguments[1:], strict=False) if flag == "-r"
         }
@@ -223,7 +225,9 @@ def test_keys_are_those_of_the_settings(document, monkeypatch):
 def is_setting(override: str) -> bool:
     for recipe, schema in RECIPES.items():
         try:
-            load_config(schema, [f"scripts/configs/recipes/{recipe}.yaml", "data.name=X", override])
+            files = [f"scripts/configs/recipes/{recipe}.yaml"]
+            bank = ["targets.bank=a.h5"] if schema is teacher_schema else []
+            load_config(schema, [*files, "data.name=X", *bank, override])
             return True
         except ConfigError:
             continue
@@ -326,3 +330,18 @@ def test_the_layout_of_the_readme_is_that_of_the_tree():
     rooms = {folder.name for folder in folders if len(folder.parts) <= 2}
     rooms -= {"benchmarks", "reference"}  # scripts/README.md has them
     assert {room for room in rooms if f"{room}/" not in layout} == set()
+
+
+def test_the_networks_that_fit_are_known_to_timm():
+    """With the width and the side that the document says, or its release with another."""
+    timm = pytest.importorskip("timm")
+    text = (ROOT / "scripts" / "README.md").read_text()
+    rows = re.findall(r"^  \| (?:DINOv2|CLIP|SigLIP|) ?\| (`.*`) \| (\d+) \| (\d+) \|$", text, re.M)
+    names = [(name, *map(int, row[1:])) for row in rows for name in re.findall("`(.*?)`", row[0])]
+    assert len(names) == 9
+    for name, channels, side in names:
+        with torch.device("meta"):  # nothing is computed
+            network = timm.create_model(name, num_classes=0)
+        release = network.pretrained_cfg
+        assert release["tag"] == name.partition(".")[2]
+        assert (network.head_hidden_size, release["input_size"][-1]) == (channels, side), name

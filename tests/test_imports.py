@@ -1,12 +1,14 @@
 """Who imports whom, what is tracked, and that no file names a place of one machine."""
 
 import ast
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_program
+from conftest import ROOT, TEACHER, run_program
 
 OURS = {"data", "models", "utils", "scripts", "tests"}
 MAY_IMPORT = {"utils": {"utils"}, "data": {"data", "utils"}, "models": {"models", "utils"}}
@@ -28,18 +30,19 @@ FLOORS = {
     "data": [
         {"rng", "parts", "batches", "synthetic", "hdf5"},
         {"geometry", "storage", "augment", "stores"},
-        {"sources", "rendering", "views", "bank"},
+        {"sources", "rendering", "views", "bank", "subsets"},
+        {"normalised"},
         {"prepare", "targets", "show"},
         {"providers"},
         {"datasets"},
-        {"tested"},
+        {"training"},
     ],
     "models": [
         {"outputs", "heads", "kernels"},
-        {"layers"},
-        {"encoders", "images"},
+        {"layers", "losses"},
+        {"encoders", "images", "generators"},
         {"students", "terms"},
-        {"objective"},
+        {"objective", "warm_start"},
         {"release", "loading"},
     ],
 }
@@ -94,11 +97,78 @@ def test_no_private_places_are_named():
             assert not re.search(r"/(work|root|home)/", text), path
 
 
+PROGRAMS = [
+    path
+    for folder in ("", "data", "scripts")
+    for path in (ROOT / folder).glob("*.py" if not folder else "**/*.py")
+    if 'if __name__ == "__main__":' in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_program_imports_what_comes_before_everything_else_first(path):
+    imports = [
+        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    first = next(node for node in imports if getattr(node, "module", None) != "__future__")
+    assert isinstance(first, ast.Import) and first.names[0].name == "utils.startup"
+
+
+def test_what_comes_before_everything_else_takes_no_time_and_leaves_a_choice():
+    check = "import sys, os, utils.startup; print(os.environ['OMP_WAIT_POLICY'], len(sys.modules))"
+    done = run_program("-S", "-c", check)
+    policy, modules = done.stdout.split()
+    assert policy == "PASSIVE" and int(modules) < 100
+    chosen = subprocess.run(
+        [sys.executable, "-S", "-c", check],
+        cwd=ROOT,
+        env={"OMP_WAIT_POLICY": "ACTIVE"},
+        capture_output=True,
+        text=True,
+    )
+    assert chosen.stdout.startswith("ACTIVE ")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["train_student, export_teacher, test"])
+@pytest.mark.parametrize("program", ["train_student", "train_teacher"])
+def test_the_first_step_of_a_training_needs_no_compiler(workshop, program):
+    """SymPy and PyTorch's compiler take 2 to 3 s to import, TensorBoard and Matplotlib one."""
+    arguments = workshop.student_arguments("started")
+    if program == "train_teacher":
+        places = [word for word in arguments if word.startswith(("data.root", "run.", "data.name"))]
+        arguments = [*TEACHER, *places, "train.pictures=false"]
+    late = {"torch._dynamo", "sympy", "matplotlib", "tensorboard", "sklearn"}
+    check = (
+        f"import sys, utils.startup as startup, {program}\n"
+        f"def look(*a): print(sorted({late} & sys.modules.keys())); return kept(*a)\n"
+        "kept = startup.tell; startup.tell = look\n"
+        f"{program}.main({[*arguments, 'run.overwrite=true']!r})"
+    )
+    done = run_program("-c", check)
+    lines = done.stdout.splitlines()
+    assert lines[1] == "[]", done.stderr
+    total, parts = re.fullmatch(
+        r"first step done after ([\d.]+) s: (imports .*)", lines[2]
+    ).groups()
+    assert done.stdout.count("first step done") == 1
+    log = (workshop.folder / "runs" / "started" / "log.jsonl").read_text().splitlines()
+    first, *others = [json.loads(line).get("startup") for line in log]
+    assert list(first) == re.findall(r"[a-z]+(?: [a-z]+)*", parts) and not any(others)
+    assert sum(first.values()) == pytest.approx(float(total), abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["train_student, train_teacher, export_teacher, test"])
 def test_programs_do_not_import_what_only_some_commands_need(program):
     """These take seconds to import, and a table starts hundreds of processes."""
     slow = {"torchvision", "timm", "pandas", "sklearn", "distributed", "numba", "triton"}
+    slow |= {"matplotlib", "tensorboard", "scipy", "sympy", "torch._dynamo"}
     check = f"import sys, {program}; sys.exit(' '.join({slow} & sys.modules.keys()) or 0)"
     done = run_program("-c", check)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_clouds_are_prepared_without_embree():
+    check = "import sys; sys.modules['embreex'] = None; import data.prepare.__main__"
+    done = run_program("-c", check)
+    assert done.returncode == 0, done.stderr

@@ -31,6 +31,7 @@ def test_any_number_of_threads_gives_the_same(monkeypatch):
             ops.ball_query(cloud, cloud, 0.4, 9),
             ops.knn(cloud, cloud, 9),
             ops.smallest(cloud, 2),
+            ops.match(cloud, cloud.flip(1) + 0.1),
             pooled,
             ops.visible_max_backward(pooled, row, 50),
         ]
@@ -131,6 +132,7 @@ def test_the_operators_are_what_they_claim(dtype, claims):
     check(ops.ball_query, (cloud, cloud[:, :7], 0.5, 4))
     check(ops.knn, (cloud, cloud[:, :7], 4))
     check(ops.smallest, (cloud, 2))
+    check(ops.match, (cloud, cloud + 1))
     check(ops.pack_views, (seen_by(2, 40, 3),))
     check(ops.visible_max, (features, bits, 3))
     upstream = torch.ones(2, 3, 8, dtype=dtype)

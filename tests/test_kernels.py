@@ -19,8 +19,9 @@ COUNTS = [1, 2, 63, 64, 65, 300]  # around the blocks of the loops
 def test_farthest_points_are_the_same(kind, count):
     cloud = points(kind, count)
     for start in (0, count - 1):
-        found = cpu.farthest_point_sample(cloud, count, start)
-        assert torch.equal(found, plain.farthest_point_sample(cloud, count, start))
+        for skip in (False, True):
+            found = cpu.farthest_point_sample(cloud, count, start, skip)
+            assert torch.equal(found, plain.farthest_point_sample(cloud, count, start, skip))
 
 
 @pytest.mark.parametrize("kind", KINDS)

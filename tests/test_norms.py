@@ -112,7 +112,7 @@ def take_step(name: str, share: slice, sync_norm: bool = True) -> dict[str, torc
         synchronise_norms(objective)
     optim, train = OptimSettings(lr=1e-6), TrainSettings(sync_norm=sync_norm)
     optimizer = build_optimizer(optim, objective)
-    step = build_step(objective, optimizer, optim, train, CPU)
+    step = build_step(objective, dict, optimizer, optim, train, CPU)
     output = step({key: value[share] for key, value in make_batch(name).items()})
     found = {f"gradient {key}": p.grad for key, p in objective.named_parameters()}
     found |= {f"buffer {key}": value for key, value in objective.named_buffers()}

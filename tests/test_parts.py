@@ -15,7 +15,7 @@ import trimesh
 from conftest import ROOT, slow_if
 
 from data.batches import training_batches
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.geometry.meshes import label_file, load_mesh
 from data.parts import BACKGROUND, UNLABELLED, PartNumbers
 from data.prepare.__main__ import parse, prepare
@@ -24,6 +24,8 @@ from data.rendering.cameras import project, unpack_visibility
 from data.show import draw_shape
 from data.sources.folders import find_files
 from data.storage import PreparedSplit, open_split
+from data.subsets import Subset
+from data.training import TrainingBatches
 from utils.errors import ConfigError, DataError
 from utils.settings import DataSettings, PointAugmentation, PointDataSettings, ViewAugmentation
 
@@ -281,7 +283,7 @@ def test_clouds_come_with_global_parts(shapes):
     assert shapes.num_parts == shapes.part_ranges[-1][1] == len(shapes.part_numbers.names)
     # Points that are dropped become the first point, part and all.
     dropout = PointAugmentation(dropout=0.9)
-    batch = next(clouds.training(8, 1, dropout, ViewAugmentation())(0))
+    batch = next(TrainingBatches(clouds, 8, 1, dropout, ViewAugmentation())(0))
     dropped = (batch["points"] == batch["points"][:, :1]).all(dim=2)
     assert dropped.sum() > 8 * 20
     assert (batch["parts"] == batch["parts"][:, :1])[dropped].all()
@@ -301,12 +303,12 @@ def test_label_images_are_resized_and_moved_with_their_views(shapes):
     assert (smaller["part_images"] == plain["part_images"][..., 1::2, 1::2]).float().mean() > 0.99
 
     moves = ViewAugmentation(flip=True, scale=(0.8, 1.25), shift=0.1)
-    batch = next(pictures.training(8, 3, STILL, moves)(0))
+    batch = next(TrainingBatches(pictures, 8, 3, STILL, moves)(0))
     seen = batch["part_images"] != shapes.num_parts
     assert ((batch["views"][:, :, 0] < 0.97) == seen).float().mean() > 0.97
     assert not torch.equal(seen, batch["views"][:, :, 0].flip(-1) < 0.97)
-    still = next(pictures.training(8, 3, STILL, ViewAugmentation())(0))
-    flipped = next(pictures.training(8, 3, STILL, ViewAugmentation(flip=True))(0))
+    still = next(TrainingBatches(pictures, 8, 3, STILL, ViewAugmentation())(0))
+    flipped = next(TrainingBatches(pictures, 8, 3, STILL, ViewAugmentation(flip=True))(0))
     turned = 0
     for before, after in zip(still["part_images"], flipped["part_images"], strict=True):
         mirrored = torch.equal(after, before.flip(-1))
@@ -328,7 +330,7 @@ def test_unlabelled_pixels_are_ignored_and_classes_without_parts_too(balls):
 def test_random_views_are_views_of_their_shape(shapes, workers, resident):
     subset = Subset(shapes, np.arange(len(shapes)))
     views = view_set(subset, workers=workers, cache_on_device=resident, views=3)
-    draw = views.training(8, 5, STILL, ViewAugmentation())
+    draw = TrainingBatches(views, 8, 5, STILL, ViewAugmentation())
     epochs = [list(draw(epoch)) for epoch in (0, 0, 1)]
     used = set()
     for batch in epochs[0]:
@@ -369,7 +371,7 @@ def test_balanced_classes_come_evenly(shapes):
 
     uneven = Subset(shapes, np.array([0, 1, 2, 4, 6]))  # of classes 0, 0, 1, 2, 3
     views = view_set(uneven, views=1, class_balanced=True)
-    draw = views.training(4, 0, STILL, ViewAugmentation())
+    draw = TrainingBatches(views, 4, 0, STILL, ViewAugmentation())
     for epoch in range(4):
         (batch,) = draw(epoch)
         assert sorted(batch["label"].tolist()) == [0, 1, 2, 3]

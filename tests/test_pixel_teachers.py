@@ -15,8 +15,9 @@ from torch import nn
 import export_teacher
 import train_teacher
 from data.bank import Bank
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
+from data.subsets import Subset
 from models import load_model
 from models.images.attention_vgg import AttentionVGG, ChannelAttention, SpatialAttention
 from models.images.teachers import ATTENTION_VGG, CODE_SIZE, build_teacher, initialise_backbone

@@ -15,6 +15,7 @@ from models.layers.pointops import (
     interpolate_three_nn,
     knn,
     max_over_rows,
+    sample_centres,
 )
 from utils.errors import ConfigError
 
@@ -80,6 +81,28 @@ def test_farthest_points_nest_and_cover_the_cloud():
 def test_farthest_points_of_equal_points():
     points = torch.tensor([[[1.0, 2, 3]] * 3 + [[0.0, 0, 0]] * 2])
     assert farthest_point_sample(points, 4).tolist() == [[0, 3, 0, 0]]
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_points_near_the_origin_are_left_out_if_asked_to(start):
+    """Of 60 points 20 are near the origin, the first among them."""
+    points = cloud(2, 60, 3)
+    points[:, ::3] *= 0.01
+    off = (points.square().sum(dim=2) > 1e-3).nonzero()[:, 1].view(2, -1)  # (2, 40)
+    found = farthest_point_sample(points, 45, start, skip_origin=True)
+    for row, kept, samples in zip(points, off, found, strict=True):
+        rest = torch.cat([row[start : start + 1], row[kept]])
+        number = torch.cat([torch.tensor([start]), kept])
+        expected = number[sampled_by_loop(rest.numpy(), 41, 0)]
+        beyond = 40 if start in kept else 41  # every point once
+        assert torch.equal(samples[:beyond], expected[:beyond])
+        assert (samples[beyond:] == kept[0]).all()
+    assert torch.equal(found[:, :30], sample_centres(points, 30, "off_origin")) or start
+    near = torch.full((1, 4, 3), 0.01)
+    assert farthest_point_sample(near, 3, skip_origin=True).tolist() == [[0, 0, 0]]
+    far = cloud(2, 60, 3) + 5
+    usual = farthest_point_sample(far, 45)
+    assert torch.equal(usual, farthest_point_sample(far, 45, skip_origin=True))
 
 
 @pytest.mark.parametrize("make", [cloud, lattice])

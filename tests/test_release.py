@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,15 @@ from models.release.convert import convert as convert_state
 from models.release.networks import RELEASES
 from models.release.tables import expand, read_table
 from scripts import convert_release
-from scripts.reference import curvenet, pointmcd_students, pointmcd_teachers, pointnet2
+from scripts.reference import (
+    curvenet,
+    dgcnn,
+    pointmcd_students,
+    pointmcd_teachers,
+    pointmlp,
+    pointnet2,
+    pointnext,
+)
 from utils import results
 from utils.checkpoint import read_model
 from utils.errors import DataError
@@ -35,6 +44,18 @@ STUDENTS = {
     "yanx27_pointnet2_part_seg_ssg": lambda *sizes: pointnet2.PartSegmentation(False, *sizes),
     "yanx27_pointnet2_part_seg_msg": lambda *sizes: pointnet2.PartSegmentation(True, *sizes),
 }
+RELATED = {
+    "PointMLP_ModelNet40": pointmlp.PointMLP,
+    "PointMLP_ScanObjectNN": partial(pointmlp.PointMLP, 15),
+    "PointMLP_elite_ModelNet40": pointmlp.elite,
+    "PointMLP_elite_ScanObjectNN": partial(pointmlp.elite, 15),
+    "PointNeXt_S_ModelNet40": pointnext.PointNeXt,
+    "PointNeXt_S64_ModelNet40": partial(pointnext.PointNeXt, width=64),
+    "PointNeXt_S_ScanObjectNN": partial(pointnext.PointNeXt, 15, inputs=4),
+    "DGCNN_ModelNet40": dgcnn.DGCNN,
+}
+QUICK = {"PointMLP_elite_ModelNet40", "PointNeXt_S_ScanObjectNN", "DGCNN_ModelNet40"}
+STUDENTS |= RELATED
 TEACHERS = {
     "Teacher_Cls": pointmcd_teachers.TeacherCls,
     "CNN_Backbone_Pretrainer": pointmcd_teachers.BackbonePretrainer,
@@ -42,7 +63,9 @@ TEACHERS = {
 }
 PUBLISHED = STUDENTS | TEACHERS
 POINTS = {"DGCNN_Cls_Distiller": 64, "DGCNN_Seg_Distiller": 64, "CurveNet_cls": 1024}
+POINTS["DGCNN_ModelNet40"] = 64
 KEYS = ROOT.parent / "shared" / "release_keys.json"
+RELATED_KEYS = KEYS.with_name("related_keys.json")
 
 
 def scattered(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -94,7 +117,7 @@ def cloud(name: str, batch: int = 2):
 
 @pytest.mark.parametrize(
     "name",
-    [slow_if(not name.startswith("PointNet"), name) for name in STUDENTS],
+    [slow_if(not name.startswith("PointNet") and name not in QUICK, name) for name in STUDENTS],
 )
 def test_a_converted_student_is_the_published_one(name, tmp_path):
     published = scattered(STUDENTS[name]())
@@ -102,7 +125,8 @@ def test_a_converted_student_is_the_published_one(name, tmp_path):
     points, visibility, category = cloud(name)
     expected = published(points, visibility.float(), category)
     told = category if student.task == "segmentation" else None
-    same(student(points, category=told, visibility=None), {"logits": expected["logits"]})
+    named = {key: value for key, value in expected.items() if key != "view_codes"}
+    same(student(points, category=told, visibility=None), named)
     if "view_codes" in expected:
         for dtype in (torch.bool, torch.float32):  # others store 0 and 1
             same(student(points, category=told, visibility=visibility.to(dtype)), expected)
@@ -181,6 +205,78 @@ def test_the_forms_in_which_files_come(disguise, tmp_path):
         torch.testing.assert_close(converted[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("container", ["net", "model"])
+def test_containers_of_related_releases(container, tmp_path):
+    """As their training scripts save them, with the numbers of a run beside the weights."""
+    state = scattered(RELATED["PointMLP_elite_ScanObjectNN"]()).state_dict()
+    content = {container: {f"module.{key}": value for key, value in state.items()}}
+    path = convert(content | {"best_test_acc": np.float64(84.1), "epoch": 299}, tmp_path)
+    build = read_model(path)["build"]
+    assert (build["encoder"], build["num_classes"]) == ("pointmlp_elite", 15)
+    assert build["sampling"] == "off_origin"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "encoder"),
+    [
+        ((40, 64, 3), "pointnext_s64"),
+        ((15, 32, 4), "pointnext_s_height"),
+        ((9, 48, 4), "pointnext_s"),
+    ],
+)
+def test_width_and_inputs_of_pointnext_are_read_from_the_shapes(sizes, encoder, tmp_path):
+    classes, width, inputs = sizes
+    path = convert(scattered(pointnext.PointNeXt(*sizes)).state_dict(), tmp_path)
+    build = read_model(path)["build"]
+    assert build["encoder"] == encoder
+    assert build["options"] == {"width": width, "inputs": inputs, "up": 1}
+    student = load_model(path)
+    output = student(cloud("")[0])
+    assert output.logits.shape == (2, classes) and output.global_feature.shape == (2, 16 * width)
+
+
+def test_inputs_that_pointnext_has_not_are_refused(tmp_path):
+    state = scattered(pointnext.PointNeXt()).state_dict()
+    state["encoder.encoder.0.0.convs.0.0.weight"] = torch.ones(32, 7, 1)
+    with pytest.raises(DataError, match=r"convs.0.0.weight \(32, 7, 1\) for \(32, 3\)"):
+        convert(state, tmp_path)
+
+
+@torch.no_grad()
+def test_a_height_at_hand_is_taken_as_it_is(tmp_path):
+    """That of the whole scan, say, of which the cloud is a part."""
+    student = load_model(convert(scattered(pointnext.PointNeXt(15, 32, 4)).state_dict(), tmp_path))
+    points, _, _ = cloud("")
+    height = points[..., 1:2] - points[..., 1:2].amin(dim=1, keepdim=True)
+    own = student(points).logits
+    torch.testing.assert_close(student(torch.cat([points, height], dim=2)).logits, own)
+    assert not torch.allclose(student(torch.cat([points, height + 0.1], dim=2)).logits, own)
+
+
+@torch.no_grad()
+def test_pointmlp_never_samples_near_the_origin(tmp_path):
+    published = scattered(pointmlp.elite())
+    student = load_model(convert(published.state_dict(), tmp_path))
+    points, _, _ = cloud("")
+    points[:, 100:140] *= 0.03 / points[:, 100:140].norm(dim=2, keepdim=True)
+    output = student(points)
+    same(output, published(points))
+    student.encoder.sampling = "farthest"
+    assert not torch.allclose(student(points).logits, output.logits, rtol=1e-3)
+
+
+def test_copies_in_a_file_must_agree(tmp_path):
+    state = scattered(dgcnn.DGCNN()).state_dict()
+    alone = {key: value for key, value in state.items() if not re.match("conv[1-5].1", key)}
+    found = load_model(convert(alone, tmp_path)).state_dict()
+    assert all(
+        map(torch.equal, found.values(), load_model(convert(state, tmp_path)).state_dict().values())
+    )
+    state["bn2.bias"] = state["bn2.bias"] + 1
+    with pytest.raises(DataError, match="unlike their copies: bn2.bias"):
+        convert(state, tmp_path)
+
+
 def lacking(state):
     del state["classifier.weight"], state["encoder.encoder.bn2.bias"]
     return ["classifier.weight", "encoder.encoder.bn2.bias", "missing"]
@@ -222,7 +318,7 @@ def test_one_missing_entry_is_one_too_many(name):
     state = {key: torch.zeros(shape) for key, shape in shapes(name).items()}
     key = next(key for key in reversed(state) if key.endswith("weight"))
     del state[key]
-    with pytest.raises(DataError, match=f"missing: {re.escape(key)}$"):
+    with pytest.raises(DataError, match=f"missing: {re.escape(key)}(;|$)"):
         convert_state(state, name)
 
 
@@ -235,7 +331,13 @@ def test_half_a_file_is_refused_with_every_missing_name(name):
     with pytest.raises(DataError) as error:
         convert_state(state, name)
     listed = re.search("missing: ([^;]*)", str(error.value))[1].split(", ")
+    if name == "DGCNN_ModelNet40":  # where one of two copies is left, nothing is missing
+        copies = {re.sub(r"conv(\d).1.", r"bn\1.", key): key for key in gone}
+        left = {key for copy, key in copies.items() if copy in state}
+        doubled = {key for key in gone if re.match(r"bn[1-5]\.", key)}
+        gone = set(gone) - left - doubled
     assert sorted(listed) == sorted(gone)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +345,7 @@ def test_half_a_file_is_refused_with_every_missing_name(name):
     [
         (nn.Linear(2, 2), "Python objects"),
         (nn.Linear(2, 2).state_dict(), "none of the networks"),
-        ({"model": nn.Linear(2, 2).state_dict()}, "no state dict"),
+        ({"weights": nn.Linear(2, 2).state_dict()}, "no state dict"),
         ([torch.zeros(2)], "found list"),
         ({}, "no state dict"),
     ],
@@ -318,6 +420,17 @@ def test_tables_name_every_layer_once():
 def test_the_plain_networks_have_the_published_keys():
     groups = [group for group in json.loads(KEYS.read_text()).values() if isinstance(group, dict)]
     listed = {name: keys for group in groups for name, keys in group.items()}
-    assert listed.keys() == PUBLISHED.keys()
+    assert listed.keys() == PUBLISHED.keys() - RELATED.keys()
     for name, keys in listed.items():
         assert shapes(name) == keys, name
+
+
+@pytest.mark.skipif(not RELATED_KEYS.is_file(), reason="the list of related keys is not here")
+def test_the_plain_related_networks_have_the_published_keys():
+    listed = json.loads(RELATED_KEYS.read_text())
+    prefix = {name: kind["prefix"] for name, kind in listed["notes"]["prefix"].items()}
+    for group in ("PointMLP", "PointNeXt"):
+        for name, keys in listed[group].items():
+            if name in RELATED:
+                plain = {key.removeprefix(prefix[name]): shape for key, shape in keys.items()}
+                assert shapes(name) == plain, name

@@ -11,7 +11,7 @@ from parse_line import parse_line
 
 import train_student
 from models.terms import with_terms
-from utils.settings import StudentConfig, TeacherConfig
+from utils.settings import GeneratorConfig, StudentConfig, TeacherConfig
 
 
 def test_a_set_given_by_its_folder_does_not_lead_the_run_there():
@@ -74,6 +74,7 @@ def test_an_unknown_variant_of_the_ablation_is_refused(tmp_path):
 GPU = {"table_modelnet40.sh": {}, "table_partseg.sh": {"DATA": "ShapeNetPart"}}
 CPU = {"table_modelnet40.sh": {"REDUCED": "1"}, "table_partseg.sh": {}}
 CPU |= {"table_unsupervised.sh": {}, "table_ablation.sh": {}, "table_psb26.sh": {}}
+CPU |= {"table_methods.sh": {}}
 
 
 def parse_printed(command: str) -> str:
@@ -84,7 +85,8 @@ def parse_printed(command: str) -> str:
         .split()
     )
     parsed = parse_line(line)
-    return parsed.data.name if isinstance(parsed, StudentConfig | TeacherConfig) else ""
+    trains = isinstance(parsed, StudentConfig | TeacherConfig | GeneratorConfig)
+    return parsed.data.name if trains else ""
 
 
 @pytest.mark.parametrize(
@@ -103,28 +105,6 @@ def test_every_line_of_the_other_tables_is_parsed(tmp_path, script, environment)
     assert len(dict.fromkeys(trained)) == len(trained) > 3
     tested = re.findall(r"test.py ckpt/student/(\S+).pth --split", done.stdout)
     assert set(tested) <= set(trained)
-
-
-@pytest.mark.parametrize("tiny", [{}, {"TINY": "1"}], ids=["GPU", "rehearsal"])
-def test_every_line_of_what_a_gpu_should_measure_is_parsed(tmp_path, tiny):
-    environment = {"DRY": "1", "PYTHON": "python", "FOLDER": str(tmp_path), **tiny}
-    done = parse_script("gpu.sh", tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
-    commands = [part for line in done.stdout.splitlines() for part in line.split(" && ")]
-    commands = [part.removeprefix("python ") for part in commands if not part.startswith("==")]
-    assert commands[0].startswith("-m pytest")
-    on_a_gpu = [p for p in (ROOT / "tests").glob("test_*.py") if "needs_cuda" in p.read_text()]
-    assert {f"tests/{path.name}" for path in on_a_gpu} - {"tests/test_scripts.py"} <= set(
-        commands[0].split()
-    )
-    students = [line for line in commands if line.startswith("train_student.py")]
-    assert all(("train.cuda_graph=true" in line) == (not tiny) for line in students)
-    for command in commands[1:]:
-        parse_printed(command)
-    trained = re.findall(r"train_student.py .*? run.name=(\S+) train.epochs=(\d+)", done.stdout)
-    assert {epochs for _, epochs in trained} == {"1" if tiny else "250"}
-    assert len({name for name, _ in trained}) == (4 if tiny else 8)
-    assert parse_script("gpu.sh", tmp_path, STEPS="benhc", **environment).returncode == 2
 
 
 def test_finished_rows_are_not_run_again(tmp_path):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import slow_if
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from data import stores
 from data.bank import Bank
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.rendering.cameras import unpack_visibility
 from data.storage import PreparedSplit, open_split
 from data.stores import FILL_BYTES, Resident, Streamed
+from data.subsets import Subset
+from data.training import TrainingBatches
 from utils.errors import ConfigError, DataError
 from utils.fields import Field
 from utils.settings import (
@@ -82,7 +85,7 @@ def test_points_views_and_targets_come_in_one_batch(make, subset, workshop):
     rows = bank.locate([split.ids[place] for place in index])
     np.testing.assert_array_equal(batch["codes"], np.float32(bank.read("codes", rows)))
     np.testing.assert_array_equal(batch["view_logits"], np.float32(bank.read("view_logits", rows)))
-    drawn = next(shapes.training(4, 0, *STILL)(0))
+    drawn = next(TrainingBatches(shapes, 4, 0, *STILL)(0))
     kinds = {name: value.dtype for name, value in drawn.items()}
     integers = dict.fromkeys(["index", "label", "parts", "part_images"], torch.int64)
     assert kinds == integers | {"visibility": torch.bool, "views": torch.uint8} | dict.fromkeys(
@@ -109,7 +112,7 @@ def test_fields_and_cameras_tell_what_training_gets(make, subset):
     np.testing.assert_array_equal(shapes.cameras["intrinsics"], split.intrinsics[chosen])
     np.testing.assert_array_equal(shapes.cameras["extrinsics"], split.extrinsics[chosen])
     assert shapes.cameras["image_size"] == 32
-    batch = next(shapes.training(4, 0, MOVES, CHANGES)(0))
+    batch = next(TrainingBatches(shapes, 4, 0, MOVES, CHANGES)(0))
     assert {name: tuple(value.shape[1:]) for name, value in batch.items()} == {
         name: field.shape for name, field in shapes.fields.items()
     }
@@ -127,7 +130,7 @@ def test_streamed_batches_are_the_resident_ones(make, workers, changes):
     assert read._stores[0].loader.num_workers == workers
     assert same(list(kept.evaluation(8)), list(read.evaluation(8)))
     before = torch.get_rng_state()
-    one, other = (each.training(4, 1, MOVES, CHANGES) for each in (kept, read))
+    one, other = (TrainingBatches(each, 4, 1, MOVES, CHANGES) for each in (kept, read))
     for epoch in (0, 1, 0):
         found = list(one(epoch))
         assert len(found) == 5 and EVERYTHING | {"index", "label"} == found[0].keys()
@@ -193,7 +196,9 @@ def test_copies_are_augmented_each_in_its_own_way(make):
         for name in ("points", "visibility", "parts", "views")
         for copy in ("", "@1")
     ]
-    draw, alone = (make(*n).training(4, 7, MOVES, CHANGES) for n in (names, ["points", "views"]))
+    draw, alone = (
+        TrainingBatches(make(*n), 4, 7, MOVES, CHANGES) for n in (names, ["points", "views"])
+    )
     plain = make("points", "visibility", "views")
     for batch, single in zip(draw(2), alone(2), strict=True):
         assert torch.equal(batch["points"], single["points"])
@@ -221,7 +226,7 @@ def test_a_row_is_one_view_in_all_fields(make, subset, workshop, cache):
     split, chosen = subset.split, np.arange(6) * 2
     codes = Bank(workshop.bank)
     used = set()
-    for batch in shapes.training(4, 3, *STILL)(1):
+    for batch in TrainingBatches(shapes, 4, 3, *STILL)(1):
         for row, index in enumerate(batch["index"].tolist()):
             own = np.float32(codes.read("view_codes", codes.locate([split.ids[index]]))[0])
             match = (own[:, None] == batch["view_codes"][row].numpy()).all(axis=2)  # (12, 4)
@@ -264,7 +269,7 @@ def test_fields_that_nothing_provides_are_refused(make, subset, tmp_path):
         make("view_codes", views=5, teach_views=4)
     assert make("codes", views=99).fields["codes"] == Field((512,), signed=False)
     with pytest.raises(ConfigError, match=r"saturation=0.2.*Tiny are grey"):
-        make("views").training(4, 0, PointAugmentation(), ViewAugmentation(saturation=0.2))
+        TrainingBatches(make("views"), 4, 0, PointAugmentation(), ViewAugmentation(saturation=0.2))
     path = tmp_path / "train.h5"
     shutil.copy(subset.split.path, path)
     with h5py.File(path, "r+") as file:
@@ -296,7 +301,7 @@ def test_damaged_data_is_named_by_whoever_reads_it(subset, tmp_path, workers):
 def test_the_numbers_of_views_are_those_of_the_cameras(make, subset):
     shapes = make("views", "view_index", views=3, teach_views=6)
     assert shapes.fields["view_index"].shape == (3,)
-    batch = next(shapes.training(8, 0, PointAugmentation(), ViewAugmentation())(0))
+    batch = next(TrainingBatches(shapes, 8, 0, PointAugmentation(), ViewAugmentation())(0))
     stored = shapes.views[batch["view_index"]]  # (8, 3) numbers of the split
     assert not (stored == stored[0]).all()
     for row, shape in enumerate(batch["index"].tolist()):
@@ -315,3 +320,16 @@ def test_what_cannot_be_is_refused_before_the_first_batch(make, monkeypatch):
     monkeypatch.setattr("data.stores.free_memory", lambda _device: 100)
     with pytest.raises(ConfigError, match="data.cache_on_device=true needs"):
         make("views", cache_on_device=True)
+
+
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_what_is_drawn_follows_from_the_inputs_alone(make, cache):
+    """A CUDA graph replays the operations of one step: nothing of its epoch, its shapes or its
+    views may be a number among them. Recorded here by PyTorch's tracer."""
+    names = ["points", "points@1", "visibility", "views", "view_index", "view_codes"]
+    shapes = make(*names, views=3, cache_on_device=cache)
+    batches = TrainingBatches(shapes, 4, 7, MOVES, CHANGES)
+    recorded = make_fx(lambda inputs: batches.draw(inputs))(next(batches.inputs(0)))
+    for epoch in (1, 2):
+        for inputs, expected in zip(batches.inputs(epoch), batches(epoch), strict=True):
+            assert same([recorded(inputs)], [expected])

@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import sys
+import warnings
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.augment import augment_points, augment_views
 from data.datasets import unpack_bits
+from models.generators import build_generator
 from models.images.teachers import BACKBONES, build_teacher
 from models.students import ENCODERS, SEGMENTERS, build_student
 from models.terms import TERMS
 from utils.device import computes_bf16
-from utils.errors import ConfigError
-from utils.meters import EpochSums
+from utils.errors import ConfigError, RunError
+from utils.fields import Field
+from utils.meters import Sums
 from utils.optim import build_optimizer, build_schedule
 from utils.run import choose_amp
 from utils.settings import (
@@ -32,7 +35,7 @@ from utils.settings import (
     TrainSettings,
     ViewAugmentation,
 )
-from utils.step import WARM_UP, GraphStep, build_step, check_step
+from utils.step import WAITS, WARM_UP, GraphStep, build_step, check_step, no_graph
 
 CPU = torch.device("cpu")
 SHAPES, CLASSES, PARTS, VIEWS = 2, 3, 5, 3
@@ -48,6 +51,8 @@ CASES = [("distilled", *student) for student in STUDENTS]
 CASES += [("plain", "pointnet", "classification"), ("pooled", "pointnet", "classification")]
 CASES += [("teacher", "squeezenet1_0", "classification")]
 CASES += [("teacher", "vgg11_bn_attention", task) for task in ("segmentation", "autoencoder")]
+CASES += [("taught", "pointnet", "classification"), ("teacher", "generator", "generation")]
+CODES = ("feature", "classifier", "logits", "similarity")  # what students of the kind "taught" add
 # casts are looked at once a kind of network: a CPU that has no bf16 takes seconds for each
 IN_BF16 = [("plain", "pointnet", "classification"), ("distilled", "curvenet", "classification")]
 IN_BF16 += [("teacher", "squeezenet1_0", "classification")]
@@ -55,6 +60,7 @@ TEACHER_WEIGHTS = {
     "classification": {"task": 1.0, "views": 1.0},
     "segmentation": {"pixels": 1.0},
     "autoencoder": {"reconstruction": 1.0},
+    "generation": {"generation": 1.0},
 }
 
 
@@ -62,7 +68,8 @@ def tiered(case, *values):
     """A case, of the slow tier if its network is large."""
     kind, network, task, *_ = case
     large = (network, task) in (("pointnet2_msg", "segmentation"), ("curvenet", "segmentation"))
-    heavy = large or network in ("curvenet_released", "vgg11_bn_attention")
+    twins = ("curvenet_released", "dgcnn_published", "pointnext_s64", "pointnext_s_height")
+    heavy = large or network in ("pointmlp", "vgg11_bn_attention", *twins)
     heavy |= kind != "plain" and values == ("bf16",)
     return slow_if(heavy, case, *values)
 
@@ -73,19 +80,27 @@ def weights_of(kind: str, network: nn.Module, off: str = "") -> dict[str, float]
         weights = dict(TEACHER_WEIGHTS[network.task])
     else:
         weights = {"task": 1.0, "alignment": float(kind != "plain")}
+        weights |= dict.fromkeys(CODES if kind == "taught" else (), 1.0)
         weights |= dict.fromkeys(network.extra_losses, 0.001)
     return {name: weight for name, weight in weights.items() if name != off and weight}
 
 
 def build_objective(kind: str, name: str, task: str, off: str = "") -> nn.Module:
     torch.manual_seed(0)
-    outputs = {"classification": CLASSES, "segmentation": PARTS, "autoencoder": 0}[task]
-    if kind == "teacher":
+    outputs = {"classification": CLASSES, "segmentation": PARTS}.get(task, 0)
+    if task == "generation":
+        network = build_generator(code_size=512, points=512)
+    elif kind == "teacher":
         network = build_teacher(name, outputs, task=task, num_categories=CLASSES)
     else:
-        network = build_student(name, outputs, task=task, num_categories=CLASSES)
+        head = "pointcmt" if kind == "taught" else "default"
+        network = build_student(name, outputs, head, task, num_categories=CLASSES)
     options = {"alignment": {"pooling": "global"}} if kind == "pooled" else {}
-    return make_objective(network, weights_of(kind, network, off), **options)
+    fields = {"logits": Field((CLASSES,)), "points": Field((512, 3))}
+    generator = build_generator(code_size=512, points=64), None, "weights"
+    with patch("models.terms.feature.open_generator", lambda path: generator):
+        options |= {"feature": {"generator": "file"}} if kind == "taught" else {}
+        return make_objective(network, weights_of(kind, network, off), fields, **options)
 
 
 def make_data() -> dict[str, torch.Tensor]:
@@ -98,6 +113,7 @@ def make_data() -> dict[str, torch.Tensor]:
         "packed": torch.randint(0, 2**VIEWS, (SHAPES, 512, 1), dtype=torch.uint8),
         "view_codes": torch.rand(SHAPES, VIEWS, 512),
         "codes": torch.rand(SHAPES, 512),
+        "logits": torch.randn(SHAPES, CLASSES),
         "views": torch.randint(0, 256, (SHAPES, VIEWS, 1, 32, 32), dtype=torch.uint8),
         "part_images": torch.randint(-1, PARTS + 1, (SHAPES, VIEWS, 32, 32)),
     }
@@ -110,18 +126,19 @@ def make_case(kind: str, name: str, task: str, device: torch.device = CPU, amp: 
     optim = OptimSettings(lr=0.01, clip_grad=1.0)
     train = TrainSettings(amp=amp)
     optimizer = build_optimizer(optim, built)
-    step = build_step(built, optimizer, optim, train, device)
-    sums = EpochSums(0)
 
-    def draw() -> dict[str, torch.Tensor]:
+    def draw(_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         batch = {name: value for name, value in data.items() if name != "packed"}
         batch["visibility"] = unpack_bits(data["packed"], VIEWS)
         batch = augment_points(batch, POINT_CHANGES, 0, 0)
         return augment_views(batch, VIEW_CHANGES, 0, 0)
 
-    def take() -> EpochSums:
-        sums.add(step(draw()), SHAPES)
-        return sums
+    step = build_step(built, draw, optimizer, optim, train, device)
+
+    def take() -> Sums:
+        step({})
+        step.sums.count(SHAPES)
+        return step.sums
 
     return take
 
@@ -232,7 +249,7 @@ def test_every_parameter_of_a_backbone_gets_a_gradient(backbone):
 
 
 def test_all_terms_are_looked_at():
-    networks = {kind: build_student("pointnet", CLASSES) for kind in ("distilled", "plain")}
+    networks = {kind: build_student("pointnet", CLASSES) for kind in ("distilled", "taught")}
     found = {name for kind, network in networks.items() for name in weights_of(kind, network)}
     assert found | {name for terms in TEACHER_WEIGHTS.values() for name in terms} == set(TERMS)
 
@@ -241,39 +258,57 @@ def sgd(**settings) -> OptimSettings:
     return OptimSettings(lr=0.1, **settings)
 
 
+class Output:
+    """Of a step; ``logits`` of three samples, of which the last has no target."""
+
+    logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
+
+    def __init__(self, judged: bool = False, **losses: float):
+        self.losses = {name: torch.tensor(value) for name, value in losses.items()}
+        self.target = torch.tensor([0, 1, -1]) if judged else None
+
+
+def add(sums: Sums, *outputs: Output) -> None:
+    for output in outputs:
+        sums.add(output)
+        sums.count(2)
+
+
 def test_sums_name_the_step_that_broke_them():
-    class Output:
-        target = None
-
-        def __init__(self, value: float):
-            self.losses = {"good": torch.ones(()), "bad": torch.tensor(value)}
-
-    sums = EpochSums(4)
-    for value in (1.0, 2.0, float("inf"), 3.0):
-        sums.add(Output(value), 2)
-    with pytest.raises(Exception, match=r"loss bad is not finite in epoch 5, from step 3; the"):
+    sums = Sums()
+    sums.begin(4)
+    add(sums, *(Output(good=1.0, bad=value) for value in (1.0, 2.0, float("inf"), 3.0)))
+    with pytest.raises(RunError, match=r"loss bad is not finite in epoch 5, from step 3; the"):
         sums.means()
     assert sums.peek() == {}  # sent, and not there yet
-    with pytest.raises(Exception, match="from step 3"):
+    with pytest.raises(RunError, match="from step 3"):
         sums.peek()
 
 
 def test_a_peek_shows_what_was():
-    class Output:
-        target = torch.tensor([0, 1, -1])
-        logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
-
-        def __init__(self, value: float):
-            self.losses = {"term": torch.tensor(value)}
-
-    sums = EpochSums(0)
-    sums.add(Output(1.0), 3)
+    sums = Sums()
+    add(sums, Output(judged=True, term=1.0))
     assert sums.peek() == {}
-    sums.add(Output(4.0), 3)
+    add(sums, Output(judged=True, term=4.0))
     assert sums.peek() == {"term": 1.0}
     assert sums.peek() == {"term": 2.5}
     assert sums.means() == {"loss/term": 2.5, "train/accuracy": 50.0}
-    assert (sums.shapes, sums.steps) == (6, 2)
+    assert (sums.shapes, sums.steps) == (4, 2)
+
+
+def test_an_epoch_begins_with_empty_sums_in_the_same_memory():
+    """A CUDA graph goes on adding where it was recorded."""
+    sums = Sums()
+    add(sums, Output(judged=True, term=float("nan")))
+    places = [values.data_ptr() for values in (sums.losses, sums.finite_steps, sums.judged)]
+    sums.peek()
+    sums.begin(1)
+    assert (sums.shapes, sums.steps, sums.epoch) == (0, 0, 1)
+    add(sums, Output(judged=True, term=3.0), Output(judged=True, term=5.0))
+    assert sums.peek() == {}  # nothing of the epoch before
+    assert sums.means() == {"loss/term": 4.0, "train/accuracy": 50.0}
+    found = [values.data_ptr() for values in (sums.losses, sums.finite_steps, sums.judged)]
+    assert found == places
 
 
 def test_a_graph_is_refused_where_there_is_none(monkeypatch):
@@ -283,6 +318,27 @@ def test_a_graph_is_refused_where_there_is_none(monkeypatch):
     with pytest.raises(ConfigError, match=r"train.compile=true works in one process, found 2"):
         check_step(TrainSettings(compile=True), CPU)
     check_step(TrainSettings(), CPU)
+
+
+class OnTheHost(TERMS["task"]):
+    in_graph = False
+
+
+def test_a_graph_is_tried_on_one_gpu_where_every_term_can_be_recorded(monkeypatch, own_terms):
+    gpu, auto = torch.device("cuda", 0), TrainSettings()
+    weights = {"task": 1.0, "alignment": 1.0}
+    objective = make_objective(build_student("pointnet", CLASSES), weights)
+    assert no_graph(objective, auto, gpu) is None
+    assert no_graph(objective, TrainSettings(cuda_graph=True), gpu) is None
+    assert no_graph(objective, auto, CPU) == "CUDA graphs need a GPU, found cpu"
+    assert no_graph(objective, TrainSettings(cuda_graph=False), gpu) == "train.cuda_graph=false"
+    TERMS["task"] = OnTheHost
+    objective = make_objective(build_student("pointnet", CLASSES), weights)
+    assert no_graph(objective, auto, gpu) == "terms.task computes on the host"
+    with pytest.raises(ConfigError, match="cuda_graph=true, and terms.task computes on the host"):
+        no_graph(objective, TrainSettings(cuda_graph=True), gpu)
+    monkeypatch.setattr("utils.step.world_size", lambda: 2)
+    assert no_graph(objective, auto, gpu).startswith("the 2 processes talk")
 
 
 @needs_cuda
@@ -308,10 +364,11 @@ def train_some(
     torch.manual_seed(0)
     weights = {"task": 1.0, "alignment": 1.0, "transform": 0.001}
     objective = make_objective(build_student("pointnet", CLASSES), weights).to(device).train()
-    optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
+    graph = no_graph(objective, train, device) is None
+    optimizer = build_optimizer(optim, objective, in_graph=graph)
     falling = {"lr": 0.001, "min_lr": 0, "schedule": "step", "step_epochs": 6, "step_factor": 0.1}
     schedule = build_schedule(optim.model_copy(update=falling), optimizer, steps)
-    step = build_step(objective, optimizer, optim, train, device)
+    step = build_step(objective, dict, optimizer, optim, train, device, graph)
     losses = []
     for number in range(steps):
         generator = torch.Generator().manual_seed(number)
@@ -327,49 +384,112 @@ def train_some(
         output = step({name: value.to(device) for name, value in batch.items()})
         losses.append(output.losses["alignment"].detach().clone())
         schedule.step()
+    assert not graph or step.graph is not None
     return torch.stack(losses).tolist()
 
 
-def test_a_graph_takes_every_step_once_on_its_own_copy_of_the_batch(monkeypatch):
-    """Who calls what, without a GPU: warm-ups are steps, recording is none."""
-    recorded, updates = [], []
-    streams = {"current": "main"}
+class StandIn:
+    """Of CUDA's streams and graphs, for a step that notes the number it is given: ``taken``. What
+    is recorded is taken by a replay alone, on what then lies in the buffers."""
+
+    def __init__(self, monkeypatch, required: bool = False):
+        self.taken, self.recorded, self.stream = [], [], "main"
+        self.waits: set[int] = set()  # steps in which the host waits
+        self.breaks: Exception | None = None  # of what is recorded
+        self.generator = Mock()
+        for name, fake in {
+            "Stream": Mock,
+            "CUDAGraph": Mock,
+            "current_stream": lambda: Mock(name=self.stream),
+            "set_stream": lambda stream: setattr(self, "stream", "main"),
+            "stream": self.on_stream,
+            "graph": self.record,
+            "get_sync_debug_mode": lambda: 0,
+            "set_sync_debug_mode": Mock(),
+            "current_device": lambda: 0,
+            "default_generators": [self.generator],
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        self.end_allocation = Mock(side_effect=RuntimeError("no such pool"))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocation, False)
+        self.inner = Mock(side_effect=self.take)
+        self.step = GraphStep(self.inner, required)
 
     @contextlib.contextmanager
-    def on_stream(stream):
-        streams["current"], before = stream, streams["current"]
-        yield
-        streams["current"] = before
-
-    @contextlib.contextmanager
-    def record(graph, stream, capture_error_mode):
-        recorded.append(stream)
-        with on_stream(stream):
+    def on_stream(self, stream):
+        self.stream, before = stream, self.stream
+        try:
             yield
-        graph.replay.side_effect = lambda: updates.append(step.call_args.args[0]["x"].item())
+        finally:
+            self.stream = before
 
-    def take(batch):
-        if not recorded:
-            assert streams["current"] is graph_step.stream
-            updates.append(batch["x"].item())
-        return batch["x"]
+    @contextlib.contextmanager
+    def record(self, graph, stream, capture_error_mode):
+        self.recorded.append(stream)
+        self.stream, before = "recording", self.stream
+        yield  # where that fails, so does its end, which then does not leave the stream
+        self.stream = before
+        graph.replay.side_effect = lambda: self.take(self.inner.call_args.args[0])
 
-    for name, fake in {
-        "Stream": Mock,
-        "CUDAGraph": Mock,
-        "current_stream": Mock,
-        "stream": on_stream,
-        "graph": record,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    step = Mock(side_effect=take)
-    graph_step = GraphStep(step)
-    outputs = [graph_step({"x": torch.tensor(float(number))}) for number in range(6)]
-    assert updates == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    assert recorded == [graph_step.stream]  # that of the warm-ups
-    assert step.call_count == WARM_UP + 1
-    step.optimizer.zero_grad.assert_called_once_with(set_to_none=True)
-    assert outputs[-1] is graph_step.batch["x"]
+    def take(self, inputs):
+        if self.stream == "recording":
+            if self.breaks:
+                raise self.breaks
+            return inputs["x"]
+        number = int(inputs["x"])
+        if number in self.waits:
+            warnings.warn(f"called a {WAITS} (somewhere)", stacklevel=1)
+        self.taken.append(number)
+        return inputs["x"]
+
+
+def test_a_graph_takes_every_step_once_on_its_own_copy_of_the_inputs(monkeypatch):
+    """Who calls what, without a GPU: warm-ups are steps, recording is none."""
+    cuda = StandIn(monkeypatch)
+    outputs = [cuda.step({"x": torch.tensor(float(number))}) for number in range(6)]
+    assert cuda.taken == [0, 1, 2, 3, 4, 5]
+    assert cuda.recorded == [cuda.step.stream]  # that of the warm-ups
+    assert cuda.inner.call_count == WARM_UP + 1
+    cuda.inner.optimizer.zero_grad.assert_called_once_with(set_to_none=True)
+    assert outputs[-1] is cuda.step.inputs["x"]
+    assert cuda.step.refusal is None
+
+
+def test_a_step_that_waits_is_not_recorded(monkeypatch, capsys):
+    cuda = StandIn(monkeypatch)
+    cuda.waits = {WARM_UP - 1}
+    for number in range(6):
+        cuda.step({"x": torch.tensor(float(number))})
+    assert cuda.taken == [0, 1, 2, 3, 4, 5]
+    assert not cuda.recorded and cuda.stream == "main"
+    assert "makes the host wait for the device" in cuda.step.refusal
+    said = capsys.readouterr().out
+    assert said.startswith("steps are not recorded as a CUDA graph: ") and said.count("\n") == 1
+    torch.cuda.set_sync_debug_mode.assert_called_with(0)  # as it was
+    cuda = StandIn(monkeypatch, required=True)
+    cuda.waits = {WARM_UP - 1}
+    with pytest.raises(RunError, match=r"train.cuda_graph=true, and .*test_step.py:\d+ makes"):
+        for number in range(6):
+            cuda.step({"x": torch.tensor(float(number))})
+
+
+def test_steps_go_on_where_recording_fails(monkeypatch, capsys):
+    """And dropout with them, whose generator still waited for the end of the recording."""
+    cuda = StandIn(monkeypatch)
+    cuda.breaks = RuntimeError("operation not permitted\nwhen capturing")
+    for number in range(6):
+        cuda.step({"x": torch.tensor(float(number))})
+    assert cuda.taken == [0, 1, 2, 3, 4, 5]
+    assert len(cuda.recorded) == 1 and cuda.stream == "main"
+    assert "recording failed (operation not permitted)" in capsys.readouterr().out
+    cuda.end_allocation.assert_called_once()
+    fresh = cuda.generator.clone_state.return_value
+    cuda.generator.graphsafe_set_state.assert_called_once_with(fresh)
+    cuda = StandIn(monkeypatch, required=True)
+    cuda.breaks = RuntimeError("operation not permitted")
+    with pytest.raises(RunError, match="train.cuda_graph=true, and recording failed"):
+        for number in range(6):
+            cuda.step({"x": torch.tensor(float(number))})
 
 
 @needs_cuda
@@ -379,7 +499,7 @@ def test_a_graph_takes_every_step_once_on_its_own_copy_of_the_batch(monkeypatch)
 def test_a_graph_computes_what_eager_steps_do(name, clip, compiled):
     device = torch.device("cuda", 0)
     optim = OptimSettings(name=name, lr=0.01, clip_grad=clip)
-    eager = train_some(device, optim, TrainSettings())
+    eager = train_some(device, optim, TrainSettings(cuda_graph=False))
     train = TrainSettings(cuda_graph=True, compile=compiled)
     assert train_some(device, optim, train) == pytest.approx(eager, rel=1e-3)
 
@@ -420,9 +540,9 @@ def test_without_bf16_it_is_not_asked_for(monkeypatch):
     objective = build_objective("plain", "pointnet", "classification")
     optim = OptimSettings()
     optimizer = build_optimizer(optim, objective)
-    build_step(objective, optimizer, optim, TrainSettings(), CPU)
+    build_step(objective, dict, optimizer, optim, TrainSettings(), CPU)
     with pytest.raises(RuntimeError, match="bf16"):
-        build_step(objective, optimizer, optim, TrainSettings(amp="bf16"), CPU)
+        build_step(objective, dict, optimizer, optim, TrainSettings(amp="bf16"), CPU)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from data import normalised
 from data.bank import Bank
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.rendering.cameras import unpack_visibility
 from data.storage import PreparedSplit, open_split
+from data.subsets import Subset
 from data.targets import choose_views, exchange, visibility_reader
 from utils.errors import ConfigError, DataError
 from utils.settings import PointDataSettings, TargetSettings
@@ -131,3 +133,67 @@ def test_a_shape_that_is_alone_is_an_error():
         exchange(made_of(3, 1, 2), True, 0)
     with pytest.raises(DataError, match="targets.shuffle=all: Set has a single shape"):
         exchange(made_of(1), False, 0)
+
+
+def scaled(split, workshop, fields, *, places=None, **settings):
+    """The shapes at these places of a split, with normalised codes."""
+    targets = TargetSettings(bank=str(workshop.bank), normalise="standard", **settings)
+    data, places = PointDataSettings(name="Tiny", points=POINTS), places or range(len(split))
+    subset = Subset(split, np.array(places))
+    return ShapeSet(subset, fields, data, CPU, targets, 3)
+
+
+@pytest.mark.parametrize("views", [None, 4])
+def test_normalised_codes_have_one_size_over_the_training_shapes(split, workshop, views):
+    seen = list(range(0, len(split), 2))
+    fields = ("view_codes", "codes", "logits")
+    shapes = scaled(split, workshop, fields, places=seen, views=views)
+    batch = {n: a.numpy() for n, a in next(shapes.evaluation(len(split))).items()}
+    plain = teach(split, workshop, *fields, views=views)
+    for name, axes in (("view_codes", (0, 1)), ("codes", (0,))):
+        own = plain[name][seen].astype(np.float64)
+        mean, deviation = own.mean(axis=axes), own.std(axis=axes)
+        changing = deviation > 0
+        assert 0 < changing.sum() < changing.size  # some channels of the ReLU never fire
+        deviation[~changing] = 1
+        np.testing.assert_allclose(batch[name], (own - mean) / deviation, rtol=2e-3, atol=2e-3)
+        assert (batch[name][..., ~changing] == 0).all()
+        assert shapes.fields[name].signed
+        said = shapes.bank.provenance["normalised"][name]
+        np.testing.assert_allclose(said["mean"], mean, rtol=1e-6)
+        np.testing.assert_allclose(said["deviation"], deviation, rtol=1e-6)
+    assert np.array_equal(batch["logits"], plain["logits"][seen])
+    assert set(shapes.bank.provenance["normalised"]) == {"codes", "view_codes"}
+    assert shapes.bank.identity == f"{Bank(workshop.bank).identity}, normalised"
+    again = pickle.loads(pickle.dumps(shapes.bank))  # as worker processes may get it
+    rows = np.array([3, 0])
+    assert np.array_equal(again.read("codes", rows), shapes.bank.read("codes", rows))
+
+
+@pytest.mark.parametrize("shuffle", ["all", "class"])
+def test_a_control_has_the_scale_of_the_method(split, workshop, shuffle):
+    """The rows are exchanged, what they are divided by is not."""
+    fields = ("view_codes", "codes", "logits")
+    seen = [place for place in range(len(split)) if place % 3]
+    order = exchange(split, shuffle == "class", seed=3)
+    own = scaled(split, workshop, fields, places=seen)
+    shuffled = scaled(split, workshop, fields, places=seen, shuffle=shuffle)
+    batch = next(shuffled.evaluation(len(split)))
+    rows = own.bank.locate([split.ids[order[place]] for place in seen])
+    for name in fields:
+        assert np.array_equal(batch[name].numpy(), own.bank.read(name, rows).astype(np.float32))
+
+
+def test_large_banks_are_measured_in_chunks(split, workshop, monkeypatch):
+    whole = scaled(split, workshop, ("view_codes",)).bank.scales["view_codes"]
+    monkeypatch.setattr(normalised, "CHUNK", 7)
+    for one, other in zip(
+        whole, scaled(split, workshop, ("view_codes",)).bank.scales["view_codes"], strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_codes_that_nobody_reads_are_not_normalised(split, workshop):
+    for fields in (("points",), ("points", "logits")):
+        with pytest.raises(ConfigError, match="targets.normalise=standard scales the codes of a"):
+            scaled(split, workshop, fields)

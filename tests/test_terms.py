@@ -325,11 +325,13 @@ def test_every_option_of_a_taught_term_that_changes_a_run_is_named():
 
 
 def test_every_control_is_named():
-    other = {"views": 4, "visibility": "hpr", "shuffle": "class"}
+    other = {"views": 4, "visibility": "hpr", "shuffle": "class", "normalise": "standard"}
     assert set(TargetSettings.model_fields) == {"bank", *other}
     read = {"visibility", "view_codes"}
     assert TargetSettings(bank="a.h5").changes(read) == []
     changes = TargetSettings(**other).changes(read)
-    assert changes == ["visibility hpr", "4 views", "codes shuffled within classes"]
+    shuffled = ["codes shuffled within classes"]
+    assert changes == ["visibility hpr", "4 views", *shuffled, "normalised codes"]
     assert TargetSettings(**other).changes({"codes"}) == changes[2:]  # what is read alone
+    assert TargetSettings(**other).changes({"logits"}) == shuffled
     assert TargetSettings(shuffle="all").changes(read) == ["shuffled codes"]

@@ -243,7 +243,7 @@ def test_a_frozen_network_hands_gradients_on_and_follows_its_term():
     optimizer = build_optimizer(optim, objective)
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert owned.isdisjoint(map(id, critic.parameters()))
-    step = build_step(objective, optimizer, optim, train, CPU)
+    step = build_step(objective, dict, optimizer, optim, train, CPU)
     step({"points": torch.rand(4, 64, 3), "label": torch.zeros(4, dtype=torch.int64)})
     assert same_state(critic.state_dict(), before)
     assert all(parameter.grad is None for parameter in critic.parameters())

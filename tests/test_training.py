@@ -20,8 +20,9 @@ import train_teacher
 from data.augment import augment_points
 from data.bank import Bank
 from data.batches import training_batches
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
+from data.subsets import Subset
 from models import load_model
 from models.objective import Objective, wanted_fields
 from models.students import build_student
@@ -433,19 +434,25 @@ def test_two_processes_test_like_one(distilled, two_processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_every_recipe_trains_two_steps(workshop, recipe):
+def test_every_recipe_trains_two_steps(workshop, request, recipe):
     """With its own augmentation, schedule and losses, on the tiny set."""
     name = f"recipe_{recipe}"
     arguments = [f"scripts/configs/recipes/{recipe}.yaml", "data.name=Tiny", f"run.name={name}"]
     arguments += [f"data.root={workshop.root}", "protocol.val_fraction=0.67", "train.epochs=1"]
     arguments += ["train.batch_size=8", "run.device=cpu", "run.threads=1"]
     arguments += [f"run.dir={workshop.folder}/runs", f"run.checkpoints={workshop.folder}/ckpt"]
-    if recipe.startswith("teacher"):
+    if recipe == "pointcmt_generator":
+        kind, main = "teacher", train_teacher.main
+        arguments += [f"targets.bank={workshop.bank}", "data.points=128"]
+    elif recipe.startswith(("teacher", "pointcmt_")):
         kind, main, arguments = "teacher", train_teacher.main, [*arguments, "teacher.weights=none"]
-        arguments += [f"data.size={32 if recipe == 'teacher' else 16}"]
+        arguments += [f"data.size={16 if 'partseg' in recipe or 'auto' in recipe else 32}"]
     else:
         kind, main, arguments = "student", train_student.main, [*arguments, "data.points=512"]
         arguments += [f"targets.bank={workshop.bank}", "train.pictures=false"]
+    if recipe == "pointcmt":
+        stages = request.getfixturevalue("stages")
+        arguments += [f"targets.bank={stages.bank}", f"terms.feature.generator={stages.generator}"]
     main(arguments)
     training = read_model(workshop.folder / "ckpt" / kind / f"{name}.pth", kind)["training"]
     assert training["metrics"]

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from helpers import check_matching
 
 from models.kernels import plain
 
@@ -28,7 +29,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from models.kernels import cuda, cuda_points, cuda_projection
+from models.kernels import cuda, cuda_matching, cuda_points, cuda_projection
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -133,6 +134,9 @@ def test_farthest_points_are_those_of_tensor_code(kind, start):
     found = cuda.farthest_point_sample(points, 40, start)
     assert found.dtype == torch.int64
     assert torch.equal(found, plain.farthest_point_sample(points, 40, start))
+    points[:, 5:30] *= 0.01
+    found = cuda.farthest_point_sample(points, 140, start, True)
+    assert torch.equal(found, plain.farthest_point_sample(points, 140, start, True))
 
 
 @runs
@@ -177,6 +181,32 @@ def test_neighbours_are_those_of_tensor_code(kind, count, axes, k):
 def test_the_smallest_of_rows_are_those_of_tensor_code(kind, count, k):
     values = drawn(2, 3, count, kind=kind)
     assert torch.equal(cuda.smallest(values, k), plain.smallest(values, k))
+
+
+@runs
+@pytest.mark.parametrize("kind", ["random", "lattice"])
+@pytest.mark.parametrize("count", [1, 2, 21])
+def test_the_matching_is_near_the_optimum(kind, count):
+    a, b = cloud(2, count, 3, kind=kind), cloud(2, count, 3, kind=kind, seed=1)
+    b[1] = a[1].flip(0) + 0.01  # nearly equal clouds
+    check_matching(a, b, cuda.match(a, b))
+
+
+@runs
+def test_who_is_left_when_the_rounds_run_out_gets_what_is_left(monkeypatch):
+    a, b = cloud(2, 37, 3), cloud(2, 37, 3, seed=1)
+    monkeypatch.setattr(cuda_matching, "BLOCK", 16)
+    for rounds in (1, 5, 17):
+        monkeypatch.setattr(cuda_matching, "ROUNDS", rounds)
+        matched = cuda.match(a, b)
+        assert torch.equal(matched.sort(dim=1).values.cpu(), torch.arange(37).expand(2, -1))
+
+
+@runs
+def test_a_cloud_that_is_not_finite_gets_a_matching():
+    a, b = cloud(1, 9, 3), cloud(1, 9, 3, seed=1)
+    a[0, 3, 1], b[0, 4, 0] = torch.nan, torch.inf
+    assert cuda.match(a, b).sort(dim=1).values.tolist() == [list(range(9))]
 
 
 @runs
@@ -294,6 +324,14 @@ def searches(count: int, of_values: bool):
     return cuda_points.nearest_kernel, types | launch, warps
 
 
+def auctions(count: int):
+    launch = cuda_matching.launch(count)
+    warps = launch.pop("num_warps")
+    types = dict.fromkeys(("a", "b", "limits", "price"), "*fp32")
+    types |= {"owner": "*i32", "ring": "*i32", "mine": "*i64"}
+    return cuda_matching.auction_kernel, types | launch, warps
+
+
 USUAL = {
     "lists": lists(),
     **{f"maxima {t} {v}": maxima(t, v) for t in ("*fp32", "*bf16") for v in (1, 12, 16, 32)},
@@ -302,9 +340,10 @@ USUAL = {
     **{f"balls {k}": balls(k) for k in (16, 32, 64)},
     **{f"neighbours {n}": searches(n, False) for n in (1024, 2048, 4096)},
     **{f"smallest {n}": searches(n, True) for n in (1024, 2048, 4096)},
+    **{f"auctions {n}": auctions(n) for n in (64, 1024)},
 }
 ONE_OF_EACH = ["lists", "maxima *fp32 1", "gradients *fp32", "samples 1024", "balls 16"]
-ONE_OF_EACH += ["neighbours 1024", "smallest 1024"]
+ONE_OF_EACH += ["neighbours 1024", "smallest 1024", "auctions 1024"]
 
 
 @alone
@@ -331,7 +370,7 @@ def test_every_kernel_compiles_for_real_devices(name, capability, tmp_path):
 def test_every_kernel_compiles_where_all_sizes_are_one(name):
     """A launch makes a constant of an integer that is 1, which is another program."""
     kernel, types, warps = USUAL[name]
-    numbers = set(kernel.arg_names) - set(types) - {"start"}
+    numbers = set(kernel.arg_names) - set(types) - {"start", "rounds"}
     compiled(kernel, types | dict.fromkeys(numbers, 1), 90, warps)
 
 
@@ -360,6 +399,14 @@ def test_points_at_real_sizes(count):
 
 
 @on_gpu
+@pytest.mark.parametrize("count", [1000, 1024, 2500])
+def test_the_matching_at_real_sizes(count):
+    a, b = cloud(4, count, 3), cloud(4, count, 3, seed=1)
+    b[1], b[2] = 0.1 * b[1], a[2].flip(0) + 0.01 * b[2]
+    check_matching(a, b, cuda.match(a, b))
+
+
+@on_gpu
 def test_no_kernel_waits_for_the_device():
     points, features, bits = cloud(4, 1024, 3), drawn(4, 1024, 64), seen(4, 1024, 12)
 
@@ -368,6 +415,7 @@ def test_no_kernel_waits_for_the_device():
         cuda.ball_query(points, points, 0.2, 32)
         cuda.knn(points, points, 20)
         cuda.smallest(features, 20)
+        cuda.match(points, points.flip(1) + 0.1)
         pooled, row = cuda.visible_max(features, bits, 12)
         cuda.visible_max_backward(pooled, row, 1024)
 

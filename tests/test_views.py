@@ -8,14 +8,16 @@ import torch
 from conftest import slow_if
 
 from data import stores
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.storage import open_split
 from data.stores import Reader, Resident, Streamed
+from data.subsets import Subset
+from data.training import TrainingBatches
 from data.views import ImageReader, view_reader
 from utils.device import free_memory
 from utils.errors import ConfigError
 from utils.machine import local_cores
-from utils.meters import TimedBatches
+from utils.meters import EpochClock
 from utils.settings import DataSettings, PointAugmentation, PointDataSettings, ViewAugmentation
 
 CPU = torch.device("cpu")
@@ -48,7 +50,7 @@ def test_resident_views_are_the_decoded_ones(subset, workers, size):
             for cache in (True, False)
         )
         assert same(list(resident.evaluation(8)), list(decoded.evaluation(8)))
-        draw, again = (each.training(4, 1, STILL, CHANGES) for each in (resident, decoded))
+        draw, again = (TrainingBatches(each, 4, 1, STILL, CHANGES) for each in (resident, decoded))
         before = torch.get_rng_state()
         for epoch in (0, 1, 0):
             one = list(draw(epoch))
@@ -67,7 +69,7 @@ def test_what_was_decoded_is_not_decoded_again(subset, monkeypatch):
 
 def test_decoding_processes_stay_from_epoch_to_epoch(subset):
     views = view_set(subset, workers=2, cache_on_device=False)
-    draw = views.training(4, 0, STILL, ViewAugmentation())
+    draw = TrainingBatches(views, 4, 0, STILL, ViewAugmentation())
 
     def processes():
         return {worker.pid for worker in views._stores[0].loader._iterator._workers}
@@ -115,30 +117,43 @@ def test_free_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
     assert local_cores() == max(1, cores // 4)
 
 
-def test_the_clock_runs_while_a_batch_is_waited_for():
-    def slow():
-        for number in range(3):
-            time.sleep(0.05)
-            yield number
+def test_the_clock_runs_while_data_is_waited_for_and_not_while_steps_are_taken(subset, monkeypatch):
+    read = ImageReader.read
 
-    timed = TimedBatches(slow())
-    found = []
-    for number in timed:
-        time.sleep(0.02)
-        found.append(number)
-    assert found == [0, 1, 2]
-    assert 0.15 <= timed.waited < timed.seconds
-    assert 30 < timed.waiting < 95
+    def slowly(*arguments):
+        time.sleep(0.05)
+        return read(*arguments)
+
+    monkeypatch.setattr(ImageReader, "read", slowly)
+    views = view_set(subset, cache_on_device=False, workers=0)
+    batches = TrainingBatches(views, 5, 0, STILL, ViewAugmentation())
+    clock, count = EpochClock(lambda: batches.waited), 0
+    for _ in batches(0):
+        time.sleep(0.05)  # a step
+        count += 1
+    assert count == 4
+    assert 0.2 <= batches.waited < clock.seconds - 0.2
+    assert clock.waiting == pytest.approx(100 * batches.waited / clock.seconds, rel=0.1)
+    assert EpochClock(lambda: batches.waited).waiting == 0  # of another epoch
+
+
+def test_what_is_kept_is_waited_for_once(subset):
+    kept = TrainingBatches(view_set(subset), 5, 0, STILL, ViewAugmentation())
+    list(kept(0))
+    waited = kept.waited
+    assert waited > 0
+    list(kept(1))
+    assert kept.waited == waited
 
 
 @needs_cuda
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_on_a_gpu_are_those_on_a_cpu(subset, workers):
     device = torch.device("cuda", 0)
-    expected = list(view_set(subset, views=5).training(4, 1, STILL, ViewAugmentation())(0))
+    expected = list(TrainingBatches(view_set(subset, views=5), 4, 1, STILL, ViewAugmentation())(0))
     for cache in (True, False):
         views = view_set(subset, device, workers=workers, cache_on_device=cache, views=5)
-        found = list(views.training(4, 1, STILL, ViewAugmentation())(0))
+        found = list(TrainingBatches(views, 4, 1, STILL, ViewAugmentation())(0))
         assert found[0]["views"].device == device
         assert same(found, expected)
 
@@ -150,7 +165,7 @@ def test_a_step_waits_for_nothing(subset, cache):
     data = PointDataSettings(name="Tiny", points=64, views=5, cache_on_device=cache)
     fields = {"points", "points@1", "visibility", "parts", "views"}
     moves = PointAugmentation(shift=0.1, dropout=0.5, rotation="any", jitter=0.01)
-    batches = ShapeSet(subset, fields, data, device).training(4, 0, moves, CHANGES)(0)
+    batches = TrainingBatches(ShapeSet(subset, fields, data, device), 4, 0, moves, CHANGES)(0)
     next(batches)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

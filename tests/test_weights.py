@@ -16,7 +16,7 @@ def equal(state, other) -> bool:
     return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
 
 
-@pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict"])
+@pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict", "net", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_state_dict_is_unwrapped(tmp_path, wrapper, prefix):
     state = network().state_dict()
@@ -37,7 +37,7 @@ def test_a_prefix_that_not_all_names_have_is_a_part_of_them(tmp_path):
     [
         ([torch.zeros(1)], "found list"),
         ({}, "found {}"),
-        ({"model": {"weight": torch.zeros(1)}}, r"found 'model' \(dict\)"),
+        ({"layers": {"weight": torch.zeros(1)}}, r"found 'layers' \(dict\)"),
         ({"state_dict": {"weight": 1}}, r"found 'state_dict' \(dict\)"),
         ({str(n): n for n in range(9)}, "and 3 more"),
     ],

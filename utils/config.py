@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,18 +66,30 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
+def load_config(
+    schema: type[Settings] | Callable[[dict[str, Any]], type[Settings]], arguments: Sequence[str]
+) -> Settings:
     """Build settings from command-line arguments: YAML files and ``a.b=c`` overrides.
 
     The files are merged from left to right; overrides have the last word wherever they stand.
+
+    Args:
+        schema: of the settings, or what chooses it by the values that are given.
 
     Raises:
         ConfigError: no file, a missing or malformed one, a set without a recipe before it, an
             unknown key, a value of the wrong type or out of range.
     """
     if {"-h", "--help"} & set(arguments):
-        print(describe_keys(schema))
+        given = [word for word in arguments if not word.startswith("-")]
+        values = _read_values(given) if any(map(is_file, given)) else {}
+        print(describe_keys(schema if isinstance(schema, type) else schema(values)))
         raise SystemExit(0)
+    values = _read_values(arguments)
+    return validate(schema if isinstance(schema, type) else schema(values), values)
+
+
+def _read_values(arguments: Sequence[str]) -> dict[str, Any]:
     files = list(filter(is_file, arguments))
     check_order(files)
     values: dict[str, Any] = {}
@@ -86,7 +98,7 @@ def load_config(schema: type[Settings], arguments: Sequence[str]) -> Settings:
     for argument in arguments:
         if not is_file(argument):
             override(values, argument)
-    return validate(schema, values)
+    return values
 
 
 def is_file(argument: str) -> bool:

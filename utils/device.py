@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import resource
 from pathlib import Path
 
 import torch
@@ -58,6 +59,9 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
+        # makes the context, a second or two: the share of the device, not of data, in the start
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)  # of another training in this process
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -97,6 +101,15 @@ def free_memory(device: torch.device) -> int:
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free // local_processes()
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that this process has held so far, in MiB: of tensors on a GPU, of everything on a
+    CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if platform.system() == "Darwin" else 2**10  # bytes of what the system counts in
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def seed_everything(*keys: int) -> None:

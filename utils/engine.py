@@ -4,29 +4,44 @@ they hand to it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.device import seed_everything
+from utils import startup
+from utils.device import describe, peak_memory, seed_everything
 from utils.distributed import gather_objects, is_main, rank, share_buffers, world_size
 from utils.errors import RunError
-from utils.meters import EpochSums, TimedBatches
+from utils.meters import EpochClock
 from utils.optim import build_optimizer, build_schedule, load_optimizer
 from utils.run import Run, source_commit
 from utils.settings import OptimSettings, TrainSettings
-from utils.step import build_step
+from utils.step import EagerStep, GraphStep, build_step, no_graph
 from utils.tasks import Task
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Batch = dict[str, Tensor]
 LOOK_EVERY = 20  # steps between two looks at the losses, for the progress bar
 PICTURED = 4  # shapes
+
+
+class Batches(Protocol):
+    """The batches of a process, epoch by epoch, each a dict with ``index``, in two parts: what
+    differs between steps, and what is made of it on the device alone, by every step for itself."""
+
+    steps: int  # of an epoch
+    waited: float  # seconds in which the host had to wait for inputs, all told
+
+    def inputs(self, epoch: int) -> Iterator[Batch]: ...
+
+    def draw(self, inputs: Batch) -> Batch: ...
 
 
 @dataclass
@@ -34,15 +49,13 @@ class Training:
     """What an entry script hands to :func:`fit`.
 
     ``objective``: module with ``network``, ``forward(batch) -> output`` (``.losses`` and, for the
-    accuracy of training, ``.logits`` and ``.target`` or None) and ``total(losses)``.
-    ``batches(epoch)``: the batches of this process, on the device, each a dict with ``index``.
-    ``steps``: their number. ``watched``: shapes that are looked at meanwhile, as batches
+    accuracy of training, ``.logits`` and ``.target`` or None) and ``total(losses)``. ``batches``:
+    what it learns from. ``watched``: shapes that are looked at meanwhile, as batches
     ``watched.evaluation(batch_size)``. ``task``: what is measured and drawn of them.
     """
 
     objective: nn.Module
-    batches: Callable[[int], Iterable[Batch]]
-    steps: int
+    batches: Batches
     watched: Any
     task: Task
 
@@ -57,7 +70,7 @@ class Training:
             writer,
             epoch,
             outputs,
-            batch=next(iter(self.batches(epoch))),
+            batch=self.batches.draw(next(self.batches.inputs(epoch))),
             few=lambda: next(iter(self.watched.evaluation(PICTURED))),
         )
 
@@ -71,14 +84,15 @@ def fit(
     that was killed ends with the same weights as one that was not (bit for bit on a CPU).
 
     Returns:
-        ``{"epoch": ..., "seconds": wall time of all epochs, "metrics": of the last evaluation,
-        "commit": of the code that began the run}``.
+        ``{"epoch": ..., "seconds": wall time of all epochs, "memory": at its peak, MiB, of this
+        process, "metrics": of the last evaluation, "commit": of the code that began the run}``.
 
     Raises:
         RunError: a loss or a weight that is not finite.
     """
     objective = training.objective
-    optimizer = build_optimizer(optim, objective, in_graph=train.cuda_graph)
+    eager = no_graph(objective, train, device)
+    optimizer = build_optimizer(optim, objective, in_graph=eager is None)
     history = {"epoch": 0, "seconds": 0.0, "metrics": {}, "commit": source_commit()}
     state = run.load_state()
     if state is not None:
@@ -91,17 +105,19 @@ def fit(
             more = "; run.overwrite=true trains it anew" if done else ""
             print(f"{doing} {run.folder}, {history['epoch']} of {train.epochs} epochs{more}")
     schedule = build_schedule(optim, optimizer, train.epochs, history["epoch"])
-    step = build_step(objective, optimizer, optim, train, device)
-    writer = (
-        SummaryWriter(run.folder / "tensorboard", purge_step=history["epoch"] + 1)
-        if is_main()
-        else None
-    )
+    draw = training.batches.draw
+    step = build_step(objective, draw, optimizer, optim, train, device, graph=eager is None)
+    if is_main():
+        how = f"eagerly: {eager}" if eager else "each as one CUDA graph"
+        print(f"{describe(device)}, train.amp={train.amp}; steps are taken {how}")
+    startup.mark("optimiser and state")
+    writer = None
     for epoch in range(history["epoch"], train.epochs):
         seed_everything(train.seed, epoch, rank())
         start = time.perf_counter()
         scalars = _train_epoch(step, training, train, epoch)
         seconds = time.perf_counter() - start
+        writer = writer or _open_writer(run, epoch)
         scalars["lr"] = float(schedule.get_last_lr()[0])
         done = epoch + 1
         if done % train.eval_every == 0 or done == train.epochs:
@@ -113,6 +129,7 @@ def fit(
                 training.draw(writer, done, outputs)
         history["epoch"] = done
         history["seconds"] += seconds
+        history["memory"] = max(history.get("memory", 0.0), peak_memory(device))
         _report(run, writer, done, train.epochs, scalars, seconds)
         run.save_state(
             {
@@ -127,36 +144,60 @@ def fit(
     return history
 
 
+def _open_writer(run: Run, epoch: int) -> SummaryWriter | None:
+    """TensorBoard's, which drops events of this or a later epoch that a killed run left."""
+    if not is_main():
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second
+
+    return SummaryWriter(run.folder / "tensorboard", purge_step=epoch + 1)
+
+
+def _say_how_it_started(device: torch.device) -> None:
+    if startup.told():
+        return
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    startup.mark("first step")
+    started = startup.tell()
+    if is_main():
+        print(f"first step done after {started}", flush=True)
+
+
 def _train_epoch(
-    step: Callable[[Batch], Any], training: Training, train: TrainSettings, epoch: int
+    step: EagerStep | GraphStep, training: Training, train: TrainSettings, epoch: int
 ) -> dict[str, float]:
     """One pass over the batches: the means of its losses, accuracy, shapes per second over all
-    processes, and the share of the time that went into waiting for data, in percent."""
+    processes, and the share of the time in which the host waited for data, in percent."""
     training.objective.train()
-    sums = EpochSums(epoch)
-    batches = TimedBatches(training.batches(epoch))
+    sums, batches = step.sums, training.batches
+    sums.begin(epoch)
+    clock = EpochClock(lambda: batches.waited)
     bar = tqdm(
-        batches,
-        total=training.steps,
+        batches.inputs(epoch),
+        total=batches.steps,
         desc=f"epoch {epoch + 1}/{train.epochs}",
         leave=False,
         disable=None if is_main() else True,  # None: only on a terminal
         unit="step",
     )
-    for batch in bar:
-        sums.add(step(batch), len(batch["index"]))
+    for inputs in bar:
+        step(inputs)
+        if sums.steps == 0:
+            _say_how_it_started(inputs["index"].device)
+        sums.count(len(inputs["index"]))
         if sums.steps % LOOK_EVERY == 0:
             means = sums.peek()
             if means and not bar.disable:
                 shown = {name: f"{value:.3f}" for name, value in means.items()}
-                rate = sums.shapes * world_size() / batches.seconds
+                rate = sums.shapes * world_size() / clock.seconds
                 bar.set_postfix(
-                    shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{batches.waiting:.0f}%"}
+                    shown | {"shapes/s": f"{rate:.0f}", "waiting": f"{clock.waiting:.0f}%"}
                 )
     scalars = sums.means()  # the one place where the host waits for the device
     _stop_if_weights_broke(training.objective, epoch)
-    scalars["throughput"] = sums.shapes * world_size() / batches.seconds
-    scalars["waiting"] = batches.waiting
+    scalars["throughput"] = sums.shapes * world_size() / clock.seconds
+    scalars["waiting"] = clock.waiting
     return scalars
 
 
@@ -186,7 +227,8 @@ def _report(
     for name, value in scalars.items():
         writer.add_scalar(name, value, epoch)
     rounded = {name: round(value, 5) for name, value in scalars.items()}
-    run.log_epoch({"epoch": epoch, "seconds": round(seconds, 2), **rounded})
+    record = {"epoch": epoch, "seconds": round(seconds, 2), **rounded}
+    run.log_epoch(record | startup.for_the_log())
     shown = "  ".join(
         f"{name.removeprefix('loss/')} {value:.4g}" for name, value in scalars.items()
     )

@@ -7,7 +7,7 @@ copy 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from utils.errors import ConfigError
 
@@ -15,10 +15,17 @@ from utils.errors import ConfigError
 @dataclass(frozen=True)
 class Field:
     """``shape``: of one shape's entry, without the batch axis. ``signed``: whether values may be
-    below 0, which the codes of a ReLU are not."""
+    below 0, which the codes of a ReLU are not. ``teacher``: the identity of the one whose bank it
+    is from, empty for what the set itself gives."""
 
     shape: tuple[int, ...]
     signed: bool = True
+    teacher: str = field(default="", compare=False)
+
+
+def holds_codes(name: str) -> bool:
+    """Whether a field holds codes of a teacher: ``codes``, ``view_codes`` and what ends so."""
+    return name.endswith("codes")
 
 
 def split_copy(name: str) -> tuple[str, int]:

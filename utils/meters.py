@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,35 +13,47 @@ from utils.distributed import average
 from utils.errors import RunError
 
 
-class EpochSums:
+class Sums:
     """Sums over the steps of an epoch, kept on the device so that no step waits for the host.
 
-    A sum that is once not finite stays so. How many steps left it finite is counted beside it and
-    tells afterwards which step broke it.
+    They lie in the same memory from the first step to the last epoch: :meth:`add` is a part of the
+    step, and of its CUDA graph. A sum that is once not finite stays so. How many steps left it
+    finite is counted beside it and tells afterwards which step broke it.
     """
 
-    def __init__(self, epoch: int):
-        self.epoch = epoch  # counted from 0
-        self.shapes = 0
-        self.steps = 0
+    def __init__(self) -> None:
         self.names: list[str] = []
         self.losses: Tensor | None = None  # (terms,) float32
         self.finite_steps: Tensor | None = None  # (terms,) float32, whole numbers
         self.judged: Tensor | None = None  # (2,) int64: targets hit, targets that are not ignored
-        self._sent: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+        self.begin(0)
 
-    def add(self, output: Any, shapes: int) -> None:
+    def begin(self, epoch: int) -> None:
+        """From zero; ``epoch`` counts from 0."""
+        self.epoch = epoch
+        self.shapes = self.steps = 0
+        self._sent: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+        for values in (self.losses, self.finite_steps, self.judged):
+            if values is not None:
+                values.zero_()
+
+    def add(self, output: Any) -> None:
         """Take in the output of a step: ``losses`` by name, ``logits`` and ``target`` or None."""
         values = torch.stack([value.detach().float() for value in output.losses.values()])
         if self.losses is None:
             self.names = list(output.losses)
             self.losses, self.finite_steps = torch.zeros_like(values), torch.zeros_like(values)
-        self.losses = self.losses + values
-        self.finite_steps = self.finite_steps + torch.isfinite(self.losses)
+        self.losses += values
+        self.finite_steps += torch.isfinite(self.losses)
         if output.target is not None:
             hits = output.logits.argmax(dim=-1) == output.target
             judged = torch.stack([hits.sum(), (output.target >= 0).sum()])
-            self.judged = judged if self.judged is None else self.judged + judged
+            if self.judged is None:
+                self.judged = torch.zeros_like(judged)
+            self.judged += judged
+
+    def count(self, shapes: int) -> None:
+        """A step was asked for: what the host knows of it."""
         self.shapes += shapes
         self.steps += 1
 
@@ -103,34 +115,22 @@ class EpochSums:
         return dict(zip(self.names, sums, strict=True))
 
 
-class TimedBatches:
-    """Batches, and the time spent until each was there.
+class EpochClock:
+    """The time since this was made, and how much of it the host waited for data.
 
-    On CUDA the clock runs while the host waits (for workers, for a decoder): what it only asks the
-    device to do, it does not wait for.
+    Args:
+        waited: how long it has waited for data, all told, in seconds.
     """
 
-    def __init__(self, batches: Iterable[Any]):
-        self.batches = batches
-        self.begin = time.perf_counter()
-        self.waited = 0.0  # seconds
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.batches)
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
+    def __init__(self, waited: Callable[[], float]):
+        self.waited = waited
+        self.begin, self.waited_before = time.perf_counter(), waited()
 
     @property
     def seconds(self) -> float:
-        """Since this was made."""
         return time.perf_counter() - self.begin
 
     @property
     def waiting(self) -> float:
         """Which share of this time went into waiting, in percent."""
-        return 100.0 * self.waited / self.seconds
+        return 100.0 * (self.waited() - self.waited_before) / self.seconds

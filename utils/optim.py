@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from utils.settings import OptimSettings
 
 # What a run chooses anew when it is resumed, since it may go on on another device.
 _OWN = ("lr", "fused", "capturable")
+_TELL_THE_COMPILER = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
 WARMUP_START = 0.01  # share of the rate that the first epoch of a warm-up has
 # Modules whose parameters AdamW does not decay, whatever their number of axes.
 _PLAIN_MODULES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -77,9 +79,9 @@ def build_optimizer(
     fused = True if device.type == "cuda" else None
     common = {"lr": rate, "weight_decay": settings.weight_decay, "fused": fused}
     if settings.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+        return _lean(torch.optim.SGD)(parameters, momentum=settings.momentum, **common)
     if settings.name == "adam":
-        return torch.optim.Adam(parameters, capturable=in_graph, **common)
+        return _lean(torch.optim.Adam)(parameters, capturable=in_graph, **common)
     decayed = decayed_parameters(module)
     groups = [
         {"params": [parameter for parameter in parameters if parameter in decayed]},
@@ -88,7 +90,18 @@ def build_optimizer(
             "weight_decay": 0.0,
         },
     ]
-    return torch.optim.AdamW(groups, capturable=in_graph, **common)
+    return _lean(torch.optim.AdamW)(groups, capturable=in_graph, **common)
+
+
+def _lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """``kind``, computing the same without an import of PyTorch's compiler.
+
+    The methods of an optimiser call the compiler, to say that they are not to be compiled, and its
+    import takes 2 to 3 s. ``train.compile`` compiles the objective, never the optimiser.
+    """
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in _TELL_THE_COMPILER}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(kind.__name__, (kind,), methods)
 
 
 def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:

@@ -4,20 +4,37 @@ parts."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils.files import atomic_path
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _GRID_SHAPES = 4
 _EMBEDDING_SHAPES = 2000
 _UNLABELLED_GREY = 0.82
-_PART_COLOURS = np.array(colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1, 20, 2)]]
+
+
+def _new_figure(**options) -> Figure:
+    """Matplotlib is imported for the first figure: that takes half a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
+@cache
+def _part_colours() -> np.ndarray:
+    """(20, 3) in 0..1, the strong ones first."""
+    from matplotlib import colormaps
+
+    return np.array(colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1, 20, 2)]]
 
 
 def view_grid(writer, epoch: int, views: Tensor) -> None:
@@ -34,7 +51,7 @@ def cloud(writer, epoch: int, points: Tensor, visibility: Tensor | None) -> None
 
     ``visibility``: (B, N, V) of the batch that the cloud leads, or None.
     """
-    figure = Figure(figsize=(5, 5))
+    figure = _new_figure(figsize=(5, 5))
     axes = figure.add_subplot(projection="3d")
     seen = None if visibility is None else visibility[0, :, 0].cpu().numpy()
     scatter_cloud(axes, points.cpu().numpy(), seen)
@@ -58,7 +75,7 @@ def _scatter(axes, points: np.ndarray, colours) -> None:
 def confusion_figure(confusion: np.ndarray, classes: list[str]) -> Figure:
     """A confusion matrix (K, K), rows normalised to shares of the true class."""
     size = 3 + 0.28 * len(classes)
-    figure = Figure(figsize=(size, size), layout="constrained")
+    figure = _new_figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -95,7 +112,8 @@ def colour_parts(parts: np.ndarray) -> np.ndarray:
 
     -1 (no label) is grey, -2 (background of a label image) white; colours repeat after 20 parts.
     """
-    colours = _PART_COLOURS[np.maximum(parts, 0) % len(_PART_COLOURS)]
+    known = _part_colours()
+    colours = known[np.maximum(parts, 0) % len(known)]
     colours = np.where((parts == -1)[..., None], _UNLABELLED_GREY, colours)
     return np.where((parts == -2)[..., None], 1.0, colours)
 
@@ -114,7 +132,7 @@ def parts_figure(
         true, predicted: (S, N) global part numbers, below 0 without a label.
         labels: (S,) categories; ranges: (begin, end) of the parts of each.
     """
-    figure = Figure(figsize=(2.4 * len(points), 5), layout="constrained")
+    figure = _new_figure(figsize=(2.4 * len(points), 5), layout="constrained")
     for shape, label in enumerate(labels):
         begin = ranges[label][0]
         right = (true[shape] == predicted[shape])[true[shape] >= 0]
@@ -129,9 +147,22 @@ def parts_figure(
     return figure
 
 
+def cloud_figure(rows: Sequence[np.ndarray], kinds: Sequence[str], names: list[str]) -> Figure:
+    """Clouds in a grid: each of ``rows`` holds one kind for all shapes, (S, N, 3)."""
+    count = len(names)
+    figure = _new_figure(figsize=(2.4 * count, 2.5 * len(rows)), layout="constrained")
+    for row, (clouds, kind) in enumerate(zip(rows, kinds, strict=True)):
+        for column, (points, name) in enumerate(zip(clouds, names, strict=True)):
+            axes = figure.add_subplot(len(rows), count, row * count + column + 1, projection="3d")
+            centre = (points.max(axis=0) + points.min(axis=0)) / 2
+            _scatter(axes, points - centre, "tab:blue")
+            axes.set_title(name if row == 0 else kind, fontsize=9)
+    return figure
+
+
 def cloud_parts_figure(points: np.ndarray, parts: np.ndarray, names: list[str]) -> Figure:
     """One cloud (N, 3) coloured by ``parts`` (N,), places in ``names``, which become the legend."""
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = _new_figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot(projection="3d")
     _scatter(axes, points, colour_parts(parts))
     for place, name in enumerate(names):
@@ -143,7 +174,7 @@ def cloud_parts_figure(points: np.ndarray, parts: np.ndarray, names: list[str]) 
 def image_figure(rows: Sequence[np.ndarray], kinds: Sequence[str], names: list[str]) -> Figure:
     """Images in a grid: each of ``rows`` holds one kind for all shapes, (S, H, W, 3) in 0..1."""
     count = len(names)
-    figure = Figure(figsize=(1.9 * count, 2.1 * len(rows)), layout="constrained")
+    figure = _new_figure(figsize=(1.9 * count, 2.1 * len(rows)), layout="constrained")
     for row, (images, kind) in enumerate(zip(rows, kinds, strict=True)):
         for column, (image, name) in enumerate(zip(images, names, strict=True)):
             axes = figure.add_subplot(len(rows), count, row * count + column + 1)

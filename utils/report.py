@@ -14,22 +14,30 @@ from torch import nn
 from utils.checkpoint import fingerprint
 from utils.device import describe
 from utils.results import Result
+from utils.tasks.voting import PASSES
 
 
 def describe_checkpoint(
-    path: str | Path, content: Mapping[str, Any], points: int | None = None
+    path: str | Path,
+    content: Mapping[str, Any],
+    network: nn.Module,
+    points: int | None = None,
+    votes: int | None = None,
 ) -> dict[str, Any]:
     """The columns that a checkpoint fills, whatever it is tested on.
 
     Args:
+        network: of the checkpoint, with the heads of its loss terms.
         points: how many are used of a cloud, if not as many as in training.
+        votes: how many votes are averaged; None: one pass.
     """
     config, training = content["config"], content["training"]
     student, released = content["role"] == "student", training.get("released")
+    memory = training.get("memory")  # None: of a run before it was measured, or of others
     return {
         "role": content["role"],
         "run": Path(path).stem,
-        "protocol": protocol_label(training),
+        "protocol": protocol_label(training, votes),
         "model": content["build"]["encoder" if student else "backbone"],
         "method": method_label(content) if student else "-",
         "recipe": f"released, {released['source']}" if released else recipe_label(config),
@@ -40,6 +48,8 @@ def describe_checkpoint(
         "train_device": training["device"],
         "commit": training["commit"],
         "checkpoint": fingerprint(content["model"]),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "memory": None if memory is None else round(memory, 1),
     }
 
 
@@ -70,6 +80,7 @@ def describe_probe(
         "epochs": 0,
         "seed": random_seed,
         "train_seconds": 0.0,
+        "memory": None,
         "checkpoint": fingerprint(network.state_dict()),
     }
 
@@ -98,20 +109,23 @@ def describe_test(
     )
 
 
-def protocol_label(training: Mapping[str, Any]) -> str:
-    """Which weights were tested, and what of train they were not trained on."""
+def protocol_label(training: Mapping[str, Any], votes: int | None = None) -> str:
+    """Which weights were tested, what of train they were not trained on, and a vote."""
+    vote = f", vote mean of {votes} x {PASSES} passes" if votes else ""
     if training.get("released"):
-        return "released weights"
+        return "released weights" + vote
     held_out = training["val_fraction"]
-    return "last epoch" + (f", {held_out:g} of train held out" if held_out else "")
+    return "last epoch" + (f", {held_out:g} of train held out" if held_out else "") + vote
 
 
 def recipe_label(config: Mapping[str, Any]) -> str:
     """Loss weights in force, optimiser, batch, precision and a head that is not the default."""
     weights = " ".join(f"{name} {term['weight']:g}" for name, term in config["terms"].items())
     optim, train = config["optim"], config["train"]
-    head = config.get("student", {}).get("head", "default")
-    chosen = "" if head == "default" else f", {head} head"
+    model = config.get("student") or config.get("teacher") or {}
+    head = model.get("head", "default")
+    usual = ("default",) if "student" in config else ("default", "pointmcd")
+    chosen = "" if head in usual else f", {head} head"
     precision = "" if train["amp"] == "none" else f", {train['amp']}"
     steps = f"{optim['name']} {optim['lr']:g}, batch {train['batch_size']}"
     return f"{weights}; {steps}{precision}{chosen}"

@@ -33,7 +33,7 @@ class Result:
     run: str  # name of the checkpoint
     data: str
     split: str  # test, val or train
-    protocol: str  # how the weights were selected, what was held out, what a probe fits
+    protocol: str  # how weights were selected, what was held out, what votes or a probe fits
     model: str  # backbone or encoder
     method: str  # baseline, pointmcd, ...
     recipe: str  # loss weights, rate, batch
@@ -54,7 +54,9 @@ class Result:
     class_miou: float | None = None
     instance_miou_lenient: float | None = None  # PointMCD's rule, see utils.part_metrics
     class_miou_lenient: float | None = None
-    deviation: float | None = None  # of ``overall`` over the repeats of a few-shot probe
+    deviation: float | None = None  # of ``overall`` over the repeats of a few-shot probe or vote
+    parameters: int | None = None  # trained: of the network and the heads of its loss terms
+    memory: float | None = None  # of the training at its peak, MiB
 
 
 COLUMNS = [field.name for field in fields(Result)]

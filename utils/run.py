@@ -44,7 +44,9 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
     nothing to lose."""
     if not (folder / IDENTITY).is_file() or not (folder / STATE).is_file():
         return None
-    return json.loads((folder / IDENTITY).read_text())
+    identity = json.loads((folder / IDENTITY).read_text())
+    identity["train"].pop("cuda_graph", None)  # was a part of it once
+    return identity
 
 
 class Run:
@@ -63,10 +65,12 @@ class Run:
         self.folder = folder
         self.state_path = folder / STATE
         self.log_path = folder / "log.jsonl"
-        # Where a run computes and whether it restarts are not part of what it computes.
+        # Where a run computes, whether it restarts and how its steps are launched are not part of
+        # what it computes.
         if world_size() > 1:  # each process has dropout, perhaps batch statistics of its own
             inputs = {**inputs, "processes": str(world_size())}
-        self.identity = {**settings.model_dump(mode="json", exclude={"run"}), "inputs": inputs}
+        outside = {"run": True, "train": {"cuda_graph"}}
+        self.identity = {**settings.model_dump(mode="json", exclude=outside), "inputs": inputs}
         barrier()
         if restart and is_main() and folder.exists():
             shutil.rmtree(folder)
@@ -120,6 +124,7 @@ def training_record(
         **more,
         "epochs": history["epoch"],
         "seconds": history["seconds"],
+        "memory": history.get("memory"),
         "metrics": history["metrics"],
         "commit": history["commit"],
         "device": describe(device),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from utils.errors import ConfigError
+from utils.fields import holds_codes
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -117,7 +118,8 @@ class TrainSettings(Group):
     eval_every: Positive = 10  # epochs between evaluations for the log; never a selection
     sync_norm: bool = True  # batch statistics of all processes together, not of each its own
     compile: bool = False  # the method, by torch.compile (needs a C++ compiler on a CPU)
-    cuda_graph: bool = False  # a step as one CUDA graph: one GPU, batches of one shape
+    # a step as one CUDA graph; auto: on one GPU, where the step can be recorded
+    cuda_graph: Literal["auto"] | bool = "auto"
     pictures: bool = True  # view grid, visibility, confusion matrix, embedding in TensorBoard
 
 
@@ -142,6 +144,15 @@ class TeacherModelSettings(Group):
     backbone: str = "mobilenet_v2"  # one of torchvision, or timm/NAME
     weights: str = "imagenet"  # none, imagenet or the path of a state dict of the backbone
     normalise: Literal["imagenet", "none"] = "imagenet"
+    # of classification. pointmcd: layers that make the codes; mvcnn: the backbone's features are
+    # the codes, as PointCMT has it
+    head: Literal["pointmcd", "mvcnn"] = "pointmcd"
+
+
+class GeneratorModelSettings(Group):
+    task: Literal["generation"]  # clouds from the codes of a bank
+    layers: Literal[1, 3] = 1
+    dropout: Fraction = 0.5  # before the last layer
 
 
 class StudentModelSettings(Group):
@@ -149,8 +160,10 @@ class StudentModelSettings(Group):
     encoder: str = "pointnet"
     head: str = "default"
     # farthest: centres are sampled from the augmented cloud, as published; stored: the first points
-    # of the stored farthest-point order are the centres, which costs nothing
-    sampling: Literal["farthest", "stored"] = "farthest"
+    # of the stored farthest-point order are the centres, which costs nothing; off_origin: farthest,
+    # but nothing within sqrt(1e-3) of the origin, as in some releases
+    sampling: Literal["farthest", "stored", "off_origin"] = "farthest"
+    code_size: Positive = 512  # channels before the last layer, of the heads pointmcd and pointcmt
 
 
 class TermSettings(Group):
@@ -176,6 +189,9 @@ class TargetSettings(Group):
     visibility: Literal["stored", "hpr", "all", "random"] = "stored"  # random: as many per view
     # control: what the teacher says of another shape, of any class or of the same
     shuffle: Literal["none", "all", "class"] = "none"
+    # standard: each channel of the codes is shifted and scaled to mean 0 and deviation 1 over the
+    # training shapes and the views that teach; for frozen networks. Logits stay as they are
+    normalise: Literal["none", "standard"] = "none"
 
     def changes(self, read: Collection[str]) -> list[str]:
         """What is not as usual in the fields that are ``read``, in words: part of the label of a
@@ -187,6 +203,7 @@ class TargetSettings(Group):
             f"{self.views} views": by_view and self.views is not None,
             "shuffled codes": self.shuffle == "all",
             "codes shuffled within classes": self.shuffle == "class",
+            "normalised codes": self.normalise != "none" and any(map(holds_codes, read)),
         }
         return [word for word, changed in words.items() if changed]
 
@@ -216,6 +233,42 @@ class TeacherConfig(TrainingConfig):
     train: TrainSettings = TrainSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     run: RunSettings = RunSettings()
+
+    @property
+    def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
+        """What changes at random in training."""
+        return PointAugmentation(), self.augment
+
+    @property
+    def taught_by(self) -> TargetSettings | None:
+        """Where what it reads of another teacher comes from."""
+        return None
+
+
+class GeneratorTargets(Group):
+    bank: str  # file of export_teacher.py, whose codes become clouds
+
+
+class GeneratorConfig(TrainingConfig):
+    """Configuration of ``train_teacher.py`` with ``teacher.task=generation``."""
+
+    data: PointDataSettings
+    teacher: GeneratorModelSettings
+    terms: Terms = Terms()
+    targets: GeneratorTargets
+    augment: PointAugmentation = PointAugmentation()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+    run: RunSettings = RunSettings()
+
+    @property
+    def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
+        return self.augment, ViewAugmentation()
+
+    @property
+    def taught_by(self) -> TargetSettings:
+        return TargetSettings(bank=self.targets.bank)
 
 
 class StudentConfig(TrainingConfig):

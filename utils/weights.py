@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from utils import checkpoint
 from utils.errors import DataError, UserError
 
-WRAPPERS = ("model_state_dict", "state_dict")
+WRAPPERS = ("model_state_dict", "state_dict", "model_state", "net", "model")
 SHOWN = 3  # names of each kind in an error
 
 # NumPy numbers, which some training scripts store beside the weights, under their old names too.

@@ -10,6 +10,8 @@ that are read and the files that are written.
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 import hashlib
 import re

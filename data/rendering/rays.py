@@ -7,8 +7,6 @@ read. Images have a white background.
 from __future__ import annotations
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 
 from data.geometry.sampling import face_normals
 from data.rendering.cameras import Cameras, pixel_rays, project
@@ -39,6 +37,10 @@ class RayScene:
     """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray):
+        # only meshes need it: clouds are prepared without
+        from embreex.mesh_construction import TriangleMesh
+        from embreex.rtcore_scene import EmbreeScene
+
         self.vertices = vertices
         self.normals, _ = face_normals(vertices, faces)
         # Robust: rays do not slip through the edge between two triangles.

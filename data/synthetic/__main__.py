@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import utils.startup  # noqa: F401
+
 import argparse
 from pathlib import Path
 

@@ -179,13 +179,19 @@ class Walk(nn.Module):
             if step > 0:
                 logits = logits * keep_ahead(current, descriptor, features)
             soft = logits.softmax(dim=2)
-            chosen = soft.argmax(dim=2, keepdim=True)  # (B, n, 1), ties to the nearest
+            chosen, here = self.pick(soft, candidates)
             hard = torch.zeros_like(soft).scatter_(2, chosen, 1.0)
             taken = hard + (soft - soft.detach())
             current = (taken.unsqueeze(2) @ features).squeeze(2)
-            here = candidates.gather(2, chosen).squeeze(2)
             visited.append(current)
         return torch.stack(visited, dim=2)
+
+    @staticmethod
+    def pick(soft: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest of ``candidates``, the nearest of equal ones, both (B, n, k): its place
+        among them, (B, n, 1), and the point that it is, (B, n)."""
+        chosen = soft.argmax(dim=2, keepdim=True)
+        return chosen, candidates.gather(2, chosen).squeeze(2)
 
     def update(self, current: Tensor, descriptor: Tensor) -> Tensor:
         """Dynamic momentum: a1 current + a2 descriptor, the pair (a1, a2) of each curve a softmax.

@@ -1,4 +1,5 @@
-"""DGCNN (Wang et al., "Dynamic Graph CNN for Learning on Point Clouds", TOG 2019), PointMCD's form.
+"""DGCNN (Wang et al., "Dynamic Graph CNN for Learning on Point Clouds", TOG 2019), PointMCD's form
+and, for classification, the paper's.
 
 Four edge convolutions, each on the graph of the k nearest neighbours in the feature space of the
 layer before (the first: in space), are concatenated and fused into one embedding per point:
@@ -7,7 +8,7 @@ layer before (the first: in space), are concatenated and fused into one embeddin
 
 paper: the embedding ends in LeakyReLU and the cloud feature is max || mean, 2048 channels.
 here: it ends in ReLU and the cloud feature is the maximum, 1024 channels, because that is the
-student that PointMCD trained and released.
+student that PointMCD trained and released. :class:`PublishedDGCNN` is the paper's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from models.layers.pointops import knn, max_over_rows
 from models.outputs import EncoderOutput, StudentOutput
 
 WIDTHS = (64, 64, 128, 256)
+SLOPE = 0.2
 
 
 class EdgeConv(nn.Module):
@@ -55,7 +57,7 @@ class EdgeConv(nn.Module):
         """(B, N, in_channels) to (B, N, out_channels); N must be at least ``k``."""
         own, other, index = self.edge_terms(x)
         # scaled before the maximum, because the sign of the scale decides which neighbour that is
-        return F.leaky_relu(own + neighbour_max(other, index), 0.2)
+        return F.leaky_relu(own + neighbour_max(other, index), SLOPE)
 
 
 class DGCNN(nn.Module):
@@ -83,11 +85,29 @@ class DGCNN(nn.Module):
         return EncoderOutput(
             point_features=features,
             point_index=every.expand(len(points), -1),
-            global_feature=max_over_rows(features),
+            global_feature=self.pool(features),
         )
 
+    def pool(self, features: Tensor) -> Tensor:
+        """(B, N, 1024) to (B, ``global_channels``)."""
+        return max_over_rows(features)
 
-WIDTH, SLOPE, CLASS_CHANNELS = 64, 0.2, 64
+
+class PublishedDGCNN(DGCNN):
+    """Encoder: the paper's form, whose embeddings have both signs; the cloud feature is their
+    maximum, then their mean."""
+
+    global_channels = 2048
+
+    def __init__(self, k: int = 20):
+        super().__init__(k)
+        self.fusion = LinearNorm(sum(WIDTHS), self.feature_channels, SLOPE)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return torch.cat([max_over_rows(features), features.mean(dim=1)], dim=1)
+
+
+WIDTH, CLASS_CHANNELS = 64, 64
 
 
 class TwoLayerEdgeConv(EdgeConv):

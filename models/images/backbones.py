@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from utils.errors import DataError
@@ -32,7 +37,7 @@ class ImageBackbone(nn.Module):
     def __init__(self, name: str, weights: str = "none"):
         super().__init__()
         self.channels = TORCHVISION[name][0]
-        network = torchvision.models.get_model(name, weights=None)
+        network = torchvision_models().get_model(name, weights=None)
         load_weights(network, name, weights)
         if name == "resnet18":
             self.features = nn.Sequential(*list(network.children())[:-2])
@@ -66,9 +71,45 @@ def load_weights(network: nn.Module, name: str, weights: str) -> None:
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
     try:
-        return torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+        weights = torchvision_models().get_model_weights(name).DEFAULT
+        return weights.get_state_dict(progress=False)
     except OSError as error:
         raise DataError(
             f"ImageNet weights of {name} could not be downloaded ({error}); fetch them where "
             "there is a network and pass teacher.weights=PATH"
         ) from error
+
+
+@cache
+def torchvision_models() -> ModuleType:
+    """``torchvision.models``, imported without PyTorch's compiler.
+
+    One of torchvision's operators for boxes imports a function of it, which takes 2 to 3 s and
+    which nothing here calls.
+    """
+    later = _Later("torch._dynamo.utils")
+    sys.modules.setdefault(later.__name__, later)
+    try:
+        return importlib.import_module("torchvision.models")
+    finally:
+        later.step_aside()
+
+
+class _Later(ModuleType):
+    """Stands in for a module of the compiler, which is imported when one of its functions is called
+    or when somebody imports the compiler itself."""
+
+    def step_aside(self) -> None:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def _load(self, name: str) -> Callable:
+        self.step_aside()
+        return getattr(importlib.import_module(self.__name__), name)
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith("__"):  # asked for by who looks at all modules, such as inspect
+            raise AttributeError(name)
+        if "torch._dynamo" in sys.modules:
+            return self._load(name)
+        return lambda *arguments, **more: self._load(name)(*arguments, **more)

@@ -1,4 +1,4 @@
-"""The multi-view image teachers of PointMCD (Zhang et al., TMM 2023).
+"""The multi-view image teachers of PointMCD (Zhang et al., TMM 2023), and that of PointCMT.
 
 Each view goes through one shared image backbone to a 512-d view code; the channel-wise maximum over
 the views says what all of them show. The teachers differ in what they learn it from: the class of
@@ -112,6 +112,25 @@ class MultiViewTeacher(ViewTeacher):
         return TeacherOutput(view_codes, code, self.classifier(view_codes), self.classifier(code))
 
 
+class MVCNN(ViewTeacher):
+    """The classification teacher of PointCMT (Yan et al., NeurIPS 2022), after MVCNN (Su et al.,
+    ICCV 2015): the features of the backbone are the view codes, their maximum over the views the
+    code of the shape, which one classifier with a bias reads; it reads view codes as well.
+    """
+
+    task = "classification"
+
+    def __init__(self, backbone: Backbone, normalise: str, num_classes: int):
+        super().__init__(backbone, normalise)
+        self.classifier = nn.Linear(backbone.channels, num_classes)
+
+    def forward(self, views: Tensor, category: Tensor | None = None) -> TeacherOutput:
+        """As :class:`MultiViewTeacher`, with codes as wide as the backbone's features."""
+        view_codes = self.backbone(self.images(views)).view(*views.shape[:2], -1)
+        code = view_codes.amax(dim=1)  # (B, D)
+        return TeacherOutput(view_codes, code, self.classifier(view_codes), self.classifier(code))
+
+
 class AutoencoderTeacher(ViewTeacher):
     """Views -> view codes -> the same views: the teacher that needs no labels.
 
@@ -180,6 +199,7 @@ def build_teacher(
     normalise: str = "imagenet",
     task: str = "classification",
     num_categories: int = 0,
+    head: str = "pointmcd",
 ) -> ViewTeacher:
     """The teacher of a configuration.
 
@@ -191,9 +211,10 @@ def build_teacher(
         normalise: see :class:`ViewTeacher`.
         task: ``classification``, ``segmentation`` or ``autoencoder``.
         num_categories: of segmentation.
+        head: of classification, ``pointmcd`` or ``mvcnn``, :class:`MVCNN`.
 
     Raises:
-        ConfigError: unknown backbone, or one that does not fit the task.
+        ConfigError: unknown backbone, or one or a head that does not fit the task.
         DataError: the weights cannot be had or do not fit.
     """
     if task != "classification" and backbone != ATTENTION_VGG:
@@ -201,12 +222,15 @@ def build_teacher(
             f"a teacher for {task} needs teacher.backbone={ATTENTION_VGG}, not {backbone!r}: its "
             "decoder reads the stages of that network"
         )
+    if task != "classification" and head != "pointmcd":
+        raise ConfigError(f"teacher.head={head} is of teacher.task=classification, found {task}")
     network = build_backbone(backbone, weights)
     if task == "segmentation":
         return PartTeacher(network, normalise, num_classes, num_categories)
     if task == "autoencoder":
         return AutoencoderTeacher(network, normalise)
-    return MultiViewTeacher(network, normalise, num_classes)
+    kind = MVCNN if head == "mvcnn" else MultiViewTeacher
+    return kind(network, normalise, num_classes)
 
 
 def initialise_backbone(

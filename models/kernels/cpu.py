@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.kernels import edge_loops, point_loops, visible_loops
+from models.kernels import edge_loops, matching_loops, plain, point_loops, visible_loops
 from models.kernels.choice import NUMBA_TYPES
 from models.kernels.halves import elements
+from models.kernels.plain_matching import FALL, SHARE, settle
 from models.kernels.threads import in_shares
 
 
-def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     batch, count, _ = points.shape
     chosen = torch.empty(batch, m, dtype=torch.int64)
-    arrays = points.numpy(), start, chosen.numpy()
+    nearest = np.float32(plain.ORIGIN if skip_origin else -1)
+    arrays = points.numpy(), start, nearest, chosen.numpy()
     in_shares(point_loops.farthest_points, batch, m * count, *arrays)
     return chosen
 
@@ -50,6 +52,15 @@ def smallest(values: Tensor, k: int) -> Tensor:
     arrays = values.view(-1, count).numpy(), index.view(-1, k).numpy()
     in_shares(point_loops.least_of_rows, batch * size, 4 * count, *arrays)
     return index
+
+
+def match(a: Tensor, b: Tensor) -> Tensor:
+    batch, count, _ = a.shape
+    matched = torch.empty(batch, count, dtype=torch.int64)
+    arrays = [x.numpy() for x in settle(a, b)]
+    cost = 20 * count * count
+    in_shares(matching_loops.match, batch, cost, *arrays, SHARE, FALL, matched.numpy())
+    return matched
 
 
 def pack_views(visibility: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ shapes. Triton compiles each kernel at its first use. With ``TRITON_INTERPRET=1`
 before the first import, the same kernels run on CPU tensors, slowly: for tests.
 """
 
+from models.kernels.cuda_matching import match
 from models.kernels.cuda_points import ball_query, farthest_point_sample, knn, smallest
 from models.kernels.cuda_projection import visible_max, visible_max_backward
 
@@ -12,6 +13,7 @@ __all__ = [
     "ball_query",
     "farthest_point_sample",
     "knn",
+    "match",
     "smallest",
     "visible_max",
     "visible_max_backward",

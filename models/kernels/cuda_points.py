@@ -26,17 +26,20 @@ CENTRES, POINTS = 4, 128  # of one ball query's tile
 EXACT = {"enable_fp_fusion": False}  # Triton's own default differs between its releases
 
 
-def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     """(B, N, 3) to (B, m) int64; see :func:`models.layers.pointops.farthest_point_sample`.
 
     One program samples a whole cloud, with coordinates and distances in registers.
     """
     batch, count, _ = points.shape
     if count > MOST_SAMPLED:
-        return plain.farthest_point_sample(points, m, start)
+        return plain.farthest_point_sample(points, m, start, skip_origin)
+    limit = plain.ORIGIN if skip_origin else -1.0
     chosen = torch.empty(batch, m, dtype=torch.int64, device=points.device)
     with torch.cuda.device_of(points):
-        sample_kernel[(batch,)](points, chosen, count, m, start, **whole_cloud(count), **EXACT)
+        sample_kernel[(batch,)](
+            points, chosen, count, m, start, limit, **whole_cloud(count), **EXACT
+        )
     return chosen
 
 
@@ -101,7 +104,7 @@ def columns(count: int) -> dict[str, int]:
 
 
 @triton.jit(do_not_specialize=["start"])
-def sample_kernel(points, chosen, count, m, start, N: tl.constexpr):
+def sample_kernel(points, chosen, count, m, start, limit, N: tl.constexpr):
     cloud = tl.program_id(0).to(tl.int64)
     points += cloud * count * 3
     chosen += cloud * m
@@ -110,7 +113,9 @@ def sample_kernel(points, chosen, count, m, start, N: tl.constexpr):
     x = tl.load(points + index * 3, mask=inside, other=0.0)
     y = tl.load(points + index * 3 + 1, mask=inside, other=0.0)
     z = tl.load(points + index * 3 + 2, mask=inside, other=0.0)
-    nearest = tl.where(inside, float("inf"), -1.0)  # what is outside is never the farthest
+    # what is outside, or no farther than ``limit`` (squared) from the origin, is never the farthest
+    nearest = tl.where(inside, float("inf"), -1.0)
+    nearest = tl.where(x * x + y * y + z * z <= limit, -1.0, nearest)
     last = start
     for step in range(m):
         tl.store(chosen + step, last.to(tl.int64))

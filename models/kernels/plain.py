@@ -12,13 +12,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from models.kernels.plain_matching import match as match
+
 # Entries of one distance matrix, (b, S, N) for some b clouds at a time. On a CPU it should fit the
 # cache; on a GPU it should fill the device and still leave the memory to the network.
 CPU_ENTRIES = 2**20
 GPU_ENTRIES = 2**26
+ORIGIN = 1e-3  # squared radius around the origin that some published samplers leave out
 
 
-def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
+def farthest_point_sample(points: Tensor, m: int, start: int, skip_origin: bool = False) -> Tensor:
     """``points`` (B, N, 3) to (B, m) int64; as :mod:`models.layers.pointops`."""
     batch = len(points)
     xyz = points.permute(2, 0, 1).contiguous()  # (3, B, N)
@@ -27,6 +30,9 @@ def farthest_point_sample(points: Tensor, m: int, start: int) -> Tensor:
     nearest = torch.full_like(xyz[0], torch.inf)  # squared distance to the chosen ones
     offset = torch.empty_like(xyz)
     x, y, z = offset
+    if skip_origin:  # below every distance, and it stays there
+        torch.mul(xyz, xyz, out=offset)
+        nearest.masked_fill_(x.add_(y).add_(z) <= ORIGIN, -1)
     for step in range(1, m):
         last = chosen[step - 1].view(1, batch, 1).expand(3, batch, 1)
         torch.sub(xyz, xyz.gather(2, last), out=offset)

@@ -38,8 +38,11 @@ def _distances(axes, x, y, z, begin, distance):
 
 
 @compiled
-def farthest_points(begin, end, points, start, chosen):
-    """``points`` (B, N, 3) float32, ``chosen`` (B, m) int64; an item is a cloud."""
+def farthest_points(begin, end, points, start, limit, chosen):
+    """``points`` (B, N, 3) float32, ``chosen`` (B, m) int64; an item is a cloud.
+
+    Points whose squared norm is ``limit`` or less are not sampled; below 0, all are.
+    """
     count = points.shape[1]
     blocks = (count + BLOCK - 1) // BLOCK
     axes = np.zeros((3, blocks * BLOCK), np.float32)
@@ -50,6 +53,11 @@ def farthest_points(begin, end, points, start, chosen):
         _axes(points[cloud], axes)
         nearest[:count] = MOST
         nearest[count:] = LEAST  # what fills the last block is never the farthest
+        if limit >= 0:
+            _distances(axes, np.float32(0), np.float32(0), np.float32(0), 0, distance)
+            for point in range(count):
+                if distance[point] <= limit:
+                    nearest[point] = LEAST
         last = np.int64(start)
         chosen[cloud, 0] = last
         for step in range(1, chosen.shape[1]):
@@ -193,14 +201,14 @@ def _least(values, index, scratch):
             part = order[first : first + BLOCK]
             for j in range(BLOCK):
                 lowest[j] = min(lowest[j], part[j])
-        bound = _bound(lowest, k)
+        bound = bound_of(lowest, k)
         for column in range(min(BLOCK, count)):
             if lowest[column] <= bound:
                 for j in range(column, count, BLOCK):
                     keys[taken] = (np.int64(order[j]) << 32) | j
                     taken += order[j] <= bound
     else:
-        bound = _bound(order, k)
+        bound = bound_of(order, k)
         for j in range(count):
             keys[taken] = (np.int64(order[j]) << 32) | j
             taken += order[j] <= bound
@@ -216,7 +224,7 @@ def _least(values, index, scratch):
 
 
 @compiled
-def _bound(order, k):
+def bound_of(order, k):
     """A value that at least ``k`` entries do not exceed, and not many more do not."""
     low, high = np.int64(order.min()), np.int64(order.max())
     while low < high:

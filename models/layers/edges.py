@@ -15,15 +15,17 @@ everything that belongs to i:
 
 All of it is exact: in training mode too, since the moments of a sum over edges follow from sums
 over points. The (B, N, k, C) tensor is never made, unless a second layer reads it
-(:func:`edge_sum`). The tests hold the plain form.
+(:func:`edge_sum`, :func:`edge_norm_relu`). The tests hold the plain form.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from models.kernels import ops
+from models.layers.norms import norm_as_affine
 from models.layers.pointops import gather_rows
 
 
@@ -84,3 +86,35 @@ def edge_moments(own: Tensor, other: Tensor, index: Tensor) -> tuple[Tensor, Ten
     around = neighbour_mean(other, index)
     variance = (own * (own + 2 * around)).mean((0, 1)) + (shares * other.square()).sum((0, 1))
     return own_mean + other_mean, variance
+
+
+def edge_norm_relu(norm: nn.BatchNorm1d, own: Tensor, other: Tensor, index: Tensor) -> Tensor:
+    """relu(BN(own_i + other_j)) on every edge, for a second layer: (B, S, k, C).
+
+    ``own`` (B, S, C) and ``other`` (B, N, C) of at least float32, ``index`` (B, S, k) int64 into N.
+    Normalised before the edges are built, so that they are written once.
+    """
+    moments = edge_moments(own, other, index) if norm.training else None
+    scale, shift = norm_as_affine(norm, moments, index.numel())
+    edges = edge_sum(torch.addcmul(shift, own, scale), other * scale, index)
+    return F.relu(edges, inplace=True)
+
+
+def edge_deviation(own: Tensor, other: Tensor, index: Tensor) -> Tensor:
+    """Standard deviation (unbiased) of other_j - own_i over all edges and channels of each cloud.
+
+    ``own`` (B, S, C), ``other`` (B, N, C) and ``index`` (B, S, k) give (B, 1, 1), at least 1e-6,
+    where it has no gradient. The edges are not built, as in :func:`edge_moments`. The sums, whose
+    difference is small beside either, are taken in double precision.
+    """
+    batch, count, channels = own.shape
+    shared = other.mean(dim=1, keepdim=True)
+    own, other = own - shared, other - shared
+    around = neighbour_mean(other, index)
+    of_ends = (batch * edge_shares(index, other) * other.square()).sum((1, 2), dtype=torch.float64)
+    of_own = (own * (own - 2 * around)).sum((1, 2), dtype=torch.float64)
+    square = (of_ends + of_own / count) / channels
+    mean = (around - own).mean((1, 2), dtype=torch.float64)
+    size = count * index.shape[2] * channels
+    variance = (square - mean.square()) * (size / (size - 1))
+    return variance.clamp_min(1e-12).sqrt().to(other.dtype).view(batch, 1, 1)

@@ -25,17 +25,24 @@ from utils.errors import ConfigError
 
 # What the centres of a network that reduces its points are: their farthest-point sample, or the
 # first ones of the stored order, which in prepared sets are that sample of the unaugmented cloud.
-Sampling = Literal["farthest", "stored"]
+# off_origin: the farthest-point sample of the points off the origin, as some releases have it.
+Sampling = Literal["farthest", "stored", "off_origin"]
 
 
 @torch.no_grad()
-def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
+def farthest_point_sample(
+    points: Tensor, m: int, start: int = 0, skip_origin: bool = False
+) -> Tensor:
     """Indices (B, m) int64 of points that are each the farthest from those chosen before.
 
     ``points`` is (B, N, 3), the first choice is point ``start``. The first m' < m indices are the
     sample of size m'. Squared distances are summed in the order x, y, z, so that data preparation
     and training agree to the bit. Where a cloud has fewer than m different points, the rest of the
     indices are 0.
+
+    ``skip_origin``: points whose squared norm is 1e-3 or less are not chosen after ``start``, as in
+    the sampler that PointCMT's and PointMLP's releases share. Where the others run out, the rest of
+    the indices are the first of them, 0 if there is none.
 
     Raises:
         ConfigError: if N < m.
@@ -45,7 +52,7 @@ def farthest_point_sample(points: Tensor, m: int, start: int = 0) -> Tensor:
     _require(points.shape[1], m, "centres to sample")
     if not 0 <= start < points.shape[1]:
         raise ValueError(f"start must be one of {points.shape[1]} points, found {start}")
-    return ops.farthest_point_sample(points.float(), m, start)
+    return ops.farthest_point_sample(points.float(), m, start, skip_origin)
 
 
 def sample_centres(points: Tensor, m: int, sampling: Sampling) -> Tensor:
@@ -54,8 +61,8 @@ def sample_centres(points: Tensor, m: int, sampling: Sampling) -> Tensor:
     Raises:
         ConfigError: if N < m.
     """
-    if sampling == "farthest":
-        return farthest_point_sample(points, m)
+    if sampling != "stored":
+        return farthest_point_sample(points, m, skip_origin=sampling == "off_origin")
     batch, count, _ = points.shape
     _require(count, m, "centres")
     return torch.arange(m, device=points.device).expand(batch, -1)
@@ -97,13 +104,13 @@ def knn(points: Tensor, queries: Tensor, k: int) -> Tensor:
     """
     _check_shapes(points, queries, k)
     _require(points.shape[1], k, "neighbours of each point")
-    find = ops.knn if points.shape[2] <= 3 else _knn_of_features
+    find = ops.knn if points.shape[2] <= 3 else knn_of_features
     return find(points.float(), queries.float(), k)
 
 
 # an operator as well: torch.compile cannot trace the choice of the precision of a product
-@torch.library.custom_op("point_kernels::knn_of_features", mutates_args=())
-def _knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
+@ops.operator
+def knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
     parts = []
     for some_points, some_queries in by_clouds(points, queries):
         origin = some_points[:, :1]
@@ -112,7 +119,7 @@ def _knn_of_features(points: Tensor, queries: Tensor, k: int) -> Tensor:
     return torch.cat(parts)
 
 
-@_knn_of_features.register_fake
+@torch.library.register_fake(knn_of_features)
 def _(points: Tensor, queries: Tensor, k: int) -> Tensor:
     return queries.new_empty(*queries.shape[:2], k, dtype=torch.int64)
 

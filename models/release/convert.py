@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.generators import build_generator
 from models.images.teachers import build_teacher
 from models.objective import build_heads
 from models.release.networks import RELEASES, Release
@@ -23,7 +24,6 @@ from models.students import build_student
 from utils.errors import DataError
 
 LEAST_LIKENESS = 0.1  # below it, a few common names (conv1, bn1) make no network
-BUILDERS = {"student": build_student, "teacher": build_teacher}
 
 
 class Converted(NamedTuple):
@@ -51,8 +51,15 @@ def convert(state: Mapping[str, Tensor], name: str) -> Converted:
         build["num_classes"] = release.classes.read(state)
     if release.categories is not None:
         build["num_categories"] = release.categories.read(state)
+    build |= {name: size.read(state) for name, size in release.sizes.items()}
+    if release.options:
+        read = {name: size.read(state) for name, size in release.options.items()}
+        build["options"] = build.get("options", {}) | read
+        build["encoder"] = release.named.get(tuple(read.values()), build["encoder"])
+    make = build_student if release.role == "student" else build_teacher
+    make = build_generator if build["task"] == "generation" else make
     with torch.device("meta"):  # names and shapes only: every value comes from the file
-        network = BUILDERS[release.role](**build)
+        network = make(**build)
         build_heads(release.heads, network, name)
     network.load_state_dict(_translate(state, network, release, name), strict=True, assign=True)
     return Converted(release, build, network)
@@ -81,9 +88,13 @@ def _translate(
     """``state`` under our names and in our shapes."""
     published = {ours: theirs for theirs, ours in read_table(release.table).items()}
     translated, missing, misshapen = {}, [], []
+    state, unlike = _without_copies(state, read_table(release.copies))
     unused = set(state)
     for key, own in network.state_dict().items():
         group = _group(key, published)
+        if group is None and key.endswith(".bias"):  # the published layer has none
+            translated[key] = torch.zeros(own.shape, dtype=own.dtype)
+            continue
         theirs = published[group] + key.removeprefix(group)
         if theirs not in state:
             if key.endswith("num_batches_tracked"):  # files of old versions have none
@@ -97,8 +108,11 @@ def _translate(
             misshapen.append(f"{theirs} {tuple(value.shape)} for {tuple(own.shape)}")
             continue
         value = value.reshape(own.shape).to(own.dtype)
-        if theirs.removesuffix(".weight") in release.offset_last:
+        layer = theirs.removesuffix(".weight")
+        if layer in release.offset_last:
             value = value.roll(3, dims=1)
+        if layer in release.difference_first:
+            value = value.roll(value.shape[1] // 2, dims=1)
         translated[key] = value.clone(memory_format=torch.contiguous_format)
     broken = sorted(k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all())
     faults = {
@@ -106,6 +120,7 @@ def _translate(
         "unexpected": sorted(unused),
         "of another shape": misshapen,
         "not finite": broken,
+        "unlike their copies": unlike,
     }
     found = [f"{what}: {_listed(keys)}" for what, keys in faults.items() if keys]
     if found:
@@ -116,9 +131,28 @@ def _translate(
     return translated
 
 
+def _without_copies(
+    state: Mapping[str, Tensor], copies: Mapping[str, str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """``state`` with every entry once, and the names of copies that differ from their original.
+
+    ``copies``: names of layers that a file may hold twice, with those that our tables know.
+    """
+    once, unlike = dict(state), []
+    for key in state:
+        group = _group(key, copies)
+        if group is None:
+            continue
+        original = copies[group] + key.removeprefix(group)
+        value = once.pop(key)
+        if not torch.equal(once.setdefault(original, value), value):
+            unlike.append(key)
+    return once, unlike
+
+
 def _fits(published: torch.Size, own: torch.Size) -> bool:
-    """The same, or with the ones of a 1 x 1 convolution behind: our layers are matrix products."""
-    return published[: len(own)] == own and all(size == 1 for size in published[len(own) :])
+    """The same but for axes of length 1, which 1 x 1 convolutions have and matrix products lack."""
+    return [size for size in published if size != 1] == [size for size in own if size != 1]
 
 
 def _group(key: str, names: Mapping[str, str]) -> str | None:

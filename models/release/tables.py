@@ -1,7 +1,8 @@
 """Where the layers of published networks are in ours, as text.
 
 A table has a line for each layer, or for a group of layers in which all further names agree: the
-published name and ours. Braces list names that differ, in the same order on both sides.
+published name and ours. Braces list names that differ, in the same order on both sides. Where only
+the weight of a layer is named, the published one has no bias, and that of ours is 0.
 """
 
 from __future__ import annotations
@@ -134,4 +135,52 @@ cic{11,21,31,41}.shortcut.{0,1}     encoder.blocks.{0,2,4,6}.shortcut.{linear,no
 conv0.{0,1}                         encoder.last.{linears,norms}.0
 {conv1,bn1}                         head.hidden.0.{0,1}
 conv2                               head.classifier
+"""
+POINTCMT_TEACHER = """
+net.{0,1,4,5,6,7}                   backbone.features.{0,1,4,5,6,7}
+fc.0                                classifier
+"""
+POINTCMT_GENERATOR = """
+fc_l.1                              layers.1
+"""
+POINTCMT_LAYERS = """
+layer{0,1,2}.conv.weight            linears.{0,1,2}.weight
+layer{0,1,2}.normlayer.bn           norms.{0,1,2}
+"""
+POINTCMT_HEAD = """
+model.fc_layer1.0.fc                head.linear
+model.fc_layer1.0.bn.bn             head.norm
+model.fc_layer2.0                   head.classifier
+"""
+DGCNN_CLASSES = """
+conv{1,2,3,4}.{0,1}                 encoder.convs.{0,1,2,3}.{linear,norm}
+conv5.{0,1}                         encoder.fusion.{linear,norm}
+{linear1,bn6}                       head.hidden.0.{0,1}
+{linear2,bn7}                       head.hidden.1.{0,1}
+linear3                             head.classifier
+"""
+DGCNN_COPIES = """
+bn{1,2,3,4,5}                       conv{1,2,3,4,5}.1
+"""
+POINTMLP = """
+embedding.net.{0,1}                                 encoder.first.{linears,norms}.0
+local_grouper_list.{0,1,2,3}.affine_{alpha,beta}    encoder.stages.{0,1,2,3}.{alpha,beta}
+pre_blocks_list.{0,1,2,3}.transfer.net.{0,1}        encoder.stages.{0,1,2,3}.describe.{linear,norm}
+classifier.{0,1}                                    head.hidden.0.{0,1}
+classifier.{4,5}                                    head.hidden.1.{0,1}
+classifier.8                                        head.classifier
+"""
+RESIDUAL = """
+net1.{0,1}                          squeeze.{linear,norm}
+net2.{0,1}                          expand.{linear,norm}
+"""
+POINTNEXT = """
+encoder.encoder.0.0.convs.0.0               encoder.first
+encoder.encoder.{1,2,3,4}.0.convs.0.{0,1}   encoder.levels.{0,1,2,3}.first.{linear,norm}
+encoder.encoder.{1,2,3,4}.0.convs.1.{0,1}   encoder.levels.{0,1,2,3}.second.{linear,norm}
+encoder.encoder.{1,2,3,4}.0.skipconv.0      encoder.levels.{0,1,2,3}.skip
+encoder.encoder.5.0.convs.{0,1}.0           encoder.last.linears.{0,1}
+encoder.encoder.5.0.convs.{0,1}.1           encoder.last.norms.{0,1}
+prediction.head.{0,2}.{0,1}                 head.hidden.{0,1}.{0,1}
+prediction.head.4.0                         head.classifier
 """

@@ -9,15 +9,20 @@ from pydantic import create_model
 
 from models.terms.alignment import Alignment
 from models.terms.base import Term
+from models.terms.classifier import Classifier
+from models.terms.feature import Feature
+from models.terms.generation import Generation
+from models.terms.logits import Logits
 from models.terms.pixels import Pixels
 from models.terms.reconstruction import Reconstruction
+from models.terms.similarity import Similarity
 from models.terms.task import Task
 from models.terms.transform import Transform
 from models.terms.views import Views
 from utils.errors import ConfigError
-from utils.settings import StudentConfig, TeacherConfig, Terms, TermSettings
+from utils.settings import GeneratorConfig, StudentConfig, TeacherConfig, Terms, TermSettings
 
-Config = TypeVar("Config", StudentConfig, TeacherConfig)
+Config = TypeVar("Config", StudentConfig, TeacherConfig, GeneratorConfig)
 TERMS: dict[str, type[Term]] = {}
 
 
@@ -27,12 +32,15 @@ def register(term: type[Term]) -> type[Term]:
     return term
 
 
-for _term in (Transform, Task, Alignment, Views, Pixels, Reconstruction):
+for _term in (
+    *(Transform, Task, Alignment, Feature, Classifier, Logits, Similarity),
+    *(Views, Pixels, Reconstruction, Generation),
+):
     register(_term)
 
 
 def with_terms(schema: type[Config]) -> type[Config]:
-    """``StudentConfig`` or ``TeacherConfig`` with the settings of the terms of their networks, for
+    """One of the configurations with the settings of the terms of its networks, for
     :func:`utils.config.load_config`: an unknown term or option is then refused like any key."""
     role = "student" if issubclass(schema, StudentConfig) else "teacher"
     fields: dict[str, Any] = {
@@ -42,6 +50,14 @@ def with_terms(schema: type[Config]) -> type[Config]:
     return create_model(schema.__name__, __base__=schema, terms=(terms, terms()))
 
 
+def teacher_schema(values: Mapping[str, Any]) -> type[TeacherConfig | GeneratorConfig]:
+    """The configuration of ``train_teacher.py`` that the values of its files ask for: a generator
+    has other data and no backbone."""
+    teacher = values.get("teacher")
+    task = teacher.get("task") if isinstance(teacher, Mapping) else None
+    return with_terms(GeneratorConfig if task == "generation" else TeacherConfig)
+
+
 def active_terms(terms: Terms) -> dict[str, TermSettings]:
     """The settings of the terms with a weight above 0, in the registered order."""
     given = {name: getattr(terms, name) for name in type(terms).model_fields}
@@ -49,8 +65,10 @@ def active_terms(terms: Terms) -> dict[str, TermSettings]:
 
 
 def sources(terms: Mapping[str, TermSettings]) -> set[str]:
-    """What these terms learn from: some of ``labels``, ``teacher`` and ``shapes``."""
-    return {TERMS[name].learns_from for name in terms} - {None}
+    """What these terms learn from: some of ``labels``, ``teacher`` and ``shapes``. The logits of a
+    teacher count as labels too: they say what the classes of the network mean."""
+    found = {TERMS[name].learns_from for name in terms} - {None}
+    return found | {"labels" for name in terms if TERMS[name].names_classes}
 
 
 def method_label(method: str, terms: Mapping[str, TermSettings]) -> list[str]:

@@ -39,16 +39,22 @@ class Term(nn.Module):
     # What it learns from. Runs without a term of a teacher, or of the shapes themselves, are
     # baselines; None: it only regularises.
     learns_from: ClassVar[Literal["labels", "teacher", "shapes"] | None] = None
+    # Whether the classes of the network mean something by this term alone, though no label is read.
+    names_classes: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True  # False: it passes through the network by itself
     # Whether its loss gives every parameter of the network a gradient. Processes that train
     # together are told: to find out, they would look through the graph in every step.
     trains_all: ClassVar[bool] = False
+    # Whether a step may be recorded as a CUDA graph and replayed. A term that draws or counts in
+    # Python would do so once, while it is recorded, and says False.
+    in_graph: ClassVar[bool] = True
 
     def __init__(self, settings: TermSettings, network: nn.Module, fields: Mapping[str, Field]):
         super().__init__()
         self.settings = settings
         self.fields = {name: fields[name] for name in self.reads(settings, network)}
         self.frozen: dict[str, nn.Module] = {}  # a plain dict: not trained, not saved
+        self.inputs: dict[str, str] = {}  # fingerprints of the files that begin() read, by a name
         self._network = (network,)  # not a part of the term
 
     @classmethod

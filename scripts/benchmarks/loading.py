@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.datasets import ShapeSet, Subset
+from data.datasets import ShapeSet
 from data.prepare.writer import ShapeRecord, SplitHeader, encode_png, write_split
 from data.rendering.cameras import pack_visibility
 from data.storage import PreparedSplit
+from data.subsets import Subset
+from data.training import TrainingBatches
 from scripts.benchmarks.contest import Contest, Sizes, expect
 from scripts.benchmarks.inputs import clouds, labels
 from utils.settings import PointAugmentation, PointDataSettings, ViewAugmentation
@@ -68,7 +70,7 @@ def loading(sizes: Sizes, device: torch.device) -> Contest:
     split = write_clouds(Path(folder.name) / "train.h5", points, numbers)
     settings = PointDataSettings(name="bench", points=POINTS)
     ours = ShapeSet(Subset(split, np.arange(count)), {"points"}, settings, device)
-    epoch = ours.training(batch, 0, AUGMENTATION, ViewAugmentation())
+    epoch = TrainingBatches(ours, batch, 0, AUGMENTATION, ViewAugmentation())
 
     def check() -> None:
         stored = ours.take(torch.arange(count, device=device))

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from data.augment import augment_points
+from data.datasets import unpack_bits
+from data.rendering.cameras import pack_visibility
+from data.training import EPOCH
 from models.objective import Objective
 from models.students import build_student
 from models.terms import active_terms, with_terms
@@ -16,8 +19,8 @@ from scripts.benchmarks.inputs import clouds, labels
 from utils.config import load_config
 from utils.fields import Field
 from utils.optim import build_optimizer
-from utils.settings import PointAugmentation, StudentConfig
-from utils.step import EagerStep, GraphStep, build_step
+from utils.settings import StudentConfig
+from utils.step import Batch, EagerStep, GraphStep, build_step
 
 RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
 CLASSES, VIEWS, CODE = 40, 12, 512
@@ -26,25 +29,18 @@ VISIBLE = 0.38
 
 @dataclass
 class Training:
-    """An objective, the step that trains it and one batch that every step draws anew."""
+    """An objective, the step that trains it and its data, which every step draws anew."""
 
     objective: Objective
     run: EagerStep | GraphStep
-    batch: dict[str, Tensor]
-    augmentation: PointAugmentation
-    epoch: int = 0
-
-    def draw(self) -> dict[str, Tensor]:
-        """The batch with the augmentation of another epoch."""
-        self.epoch += 1
-        return augment_points(self.batch, self.augmentation, 0, self.epoch)
-
-    def update(self, batch: dict[str, Tensor]) -> Tensor:
-        """Forward, backward and the optimiser's step; the loss before it, a scalar."""
-        return self.objective.total(self.run(batch).losses).detach()
+    index: Tensor  # (B,) int64, the shapes of every batch
+    epoch: Tensor  # () int64, on the device
 
     def step(self) -> Tensor:
-        return self.update(self.draw())
+        """One step on the batch of another epoch: indices in, the loss before it out, a scalar."""
+        self.epoch += 1
+        output = self.run({"index": self.index, EPOCH: self.epoch})
+        return self.objective.total(output.losses).detach()
 
 
 def make_training(
@@ -63,15 +59,24 @@ def make_training(
     codes = Field((VIEWS, CODE), signed=False)
     known = {"label": Field(()), "visibility": Field((points, VIEWS)), "view_codes": codes}
     objective = Objective(network, active_terms(config.terms), known).to(device).train()
-    fields = {
-        "index": torch.arange(batch),
+    seen = torch.rand(batch, points, VIEWS) < VISIBLE
+    kept = {
         "label": labels(batch, torch.device("cpu")),
         "points": clouds(batch, points, torch.device("cpu")),
-        "visibility": torch.rand(batch, points, VIEWS) < VISIBLE,
+        "seen": torch.from_numpy(pack_visibility(seen.numpy())),
         "view_codes": torch.rand(batch, VIEWS, CODE),
     }
-    fields = {name: field.to(device) for name, field in fields.items()}
+    kept = {name: field.to(device) for name, field in kept.items()}
+
+    def draw(inputs: Batch) -> Batch:
+        """As from a prepared set that is kept on the device."""
+        index, epoch = inputs["index"], inputs[EPOCH]
+        found = {name: field[index] for name, field in kept.items()}
+        found["visibility"] = unpack_bits(found.pop("seen"), VIEWS)
+        return augment_points({"index": index, **found}, config.augment, 0, epoch)
+
     train = config.train.model_copy(update={"amp": amp, "cuda_graph": graph})
-    optimizer = build_optimizer(config.optim, objective, in_graph=train.cuda_graph)
-    step = build_step(objective, optimizer, config.optim, train, device)
-    return Training(objective, step, fields, config.augment)
+    optimizer = build_optimizer(config.optim, objective, in_graph=graph)
+    step = build_step(objective, draw, optimizer, config.optim, train, device, graph)
+    epoch = torch.zeros((), device=device, dtype=torch.int64)
+    return Training(objective, step, torch.arange(batch, device=device), epoch)

@@ -93,13 +93,18 @@ class Walk(nn.Module):
                 size = (come.norm(dim=1) * go.norm(dim=1)).clamp(min=1e-8)
                 logits = logits * (1 + (come * go).sum(dim=1) / size).clamp(0, 1).detach()
             soft = logits.softmax(dim=2)
-            chosen = soft.argmax(dim=2, keepdim=True)  # (B, n, 1)
+            chosen, here = self.pick(soft, candidates)
             hard = torch.zeros_like(soft).scatter(2, chosen, 1.0)
             taken = hard - soft.detach() + soft  # its value is hard, its gradient that of soft
             current = (features * taken.unsqueeze(1)).sum(dim=3)
-            here = candidates.gather(2, chosen).squeeze(2)
             visited.append(current)
         return torch.stack(visited, dim=3)
+
+    @staticmethod
+    def pick(soft, candidates):
+        """Of (B, n, k) candidates the chosen one: its place (B, n, 1) and its point (B, n)."""
+        chosen = soft.argmax(dim=2, keepdim=True)
+        return chosen, candidates.gather(2, chosen).squeeze(2)
 
 
 class Grouping(nn.Module):

@@ -29,11 +29,15 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
     return x[cloud.expand_as(index), index]
 
 
-def farthest(points: Tensor, count: int) -> Tensor:
-    """(B, count) indices of a farthest-point sample that begins with point 0, one by one."""
+def farthest(points: Tensor, count: int, skip: float = -1.0) -> Tensor:
+    """(B, count) indices of a farthest-point sample that begins with point 0, one by one.
+
+    Points whose squared norm is ``skip`` or less are not chosen later.
+    """
     batch, total, _ = points.shape
     chosen = torch.zeros(batch, count, dtype=torch.int64, device=points.device)
     to_chosen = torch.full((batch, total), torch.inf, dtype=points.dtype, device=points.device)
+    to_chosen[points.square().sum(dim=2) <= skip] = -1
     for place in range(1, count):
         last = rows(points, chosen[:, place - 1 : place])  # (B, 1, 3)
         to_last = ((points - last) ** 2).sum(dim=2)

@@ -13,6 +13,7 @@ from torch import nn
 
 from utils.errors import ConfigError, DataError
 from utils.tasks.base import Arrays, Task
+from utils.tasks.clouds import Generation
 from utils.tasks.images import Reconstruction
 from utils.tasks.parts import PixelParts, PointParts
 from utils.tasks.shapes import Classification, Features
@@ -27,7 +28,13 @@ __all__ = [
     "tested_task",
 ]
 
-SUFFIXES = {"classification": "", "segmentation": "_partseg", "autoencoder": "_autoencoder"}
+SUFFIXES = {
+    "classification": "",
+    "segmentation": "_partseg",
+    "autoencoder": "_autoencoder",
+    "generation": "_generator",
+}
+WITHOUT_LABELS = {"autoencoder": Reconstruction, "generation": Generation}
 
 
 def task_of(network: nn.Module, split: Any, labelled: bool = True) -> Task:
@@ -36,8 +43,8 @@ def task_of(network: nn.Module, split: Any, labelled: bool = True) -> Task:
     Args:
         labelled: whether it learns from labels; otherwise its classes mean nothing.
     """
-    if network.task == "autoencoder":
-        kind = Reconstruction
+    if network.task in WITHOUT_LABELS:
+        kind = WITHOUT_LABELS[network.task]
     elif not labelled:
         kind = Features
     elif network.task == "classification":
@@ -69,7 +76,7 @@ def tested_task(content: dict[str, Any], network: nn.Module, split: Any, path: s
         ConfigError: a network without labels, whose classes mean nothing.
         DataError: the split has other parts or classes than the network.
     """
-    if network.task != "autoencoder":
+    if network.task not in WITHOUT_LABELS:
         require_labels(content, path)
         if split.class_names != content["classes"]:
             raise DataError(
@@ -77,7 +84,7 @@ def tested_task(content: dict[str, Any], network: nn.Module, split: Any, path: s
                 f"{split.name} has {len(split.class_names)} ({split.class_names[0]}, ...): they "
                 "must be the same classes in the same order"
             )
-    parts = content["build"]["num_classes"]
+    parts = content["build"].get("num_classes")
     if network.task == "segmentation" and split.num_parts != parts:
         raise DataError(f"{path} knows {parts} parts, {split.name} has {split.num_parts}")
     return task_of(network, split)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from utils import pictures
 from utils.part_metrics import Ranges
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Batch = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
@@ -88,6 +90,18 @@ class Task:
             self.network.eval()
             writer.add_figure(self.drawn, self.figure(outputs, few), epoch)
             self.network.train(was_training)
+
+
+def lines_by_class(
+    classes: list[str], labels: np.ndarray, values: np.ndarray, what: str
+) -> list[str]:
+    """A table of the mean of ``values`` (S,) in every class that ``labels`` (S,) has."""
+    width = max(len(name) for name in classes)
+    lines = [f"{'class':{width}}  shapes  {what}"]
+    for label in np.unique(labels):
+        mine = values[labels == label]
+        lines.append(f"{classes[label]:{width}}  {len(mine):6d}  {mine.mean():.4f}")
+    return lines
 
 
 def drawable(images: Tensor) -> np.ndarray:

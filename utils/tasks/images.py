@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils import pictures
-from utils.tasks.base import Arrays, Batch, Report, Task, drawable
+from utils.tasks.base import Arrays, Batch, Report, Task, drawable, lines_by_class
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Reconstruction(Task):
@@ -32,15 +34,8 @@ class Reconstruction(Task):
         return {"error": outputs["error"]}
 
     def report(self, outputs: Arrays) -> Report:
-        errors, labels = outputs["error"], outputs["label"]
-        width = max(len(name) for name in self.classes)
-        lines = [f"{'class':{width}}  shapes  error"]
-        for label in np.unique(labels):
-            of_class = errors[labels == label]
-            lines.append(
-                f"{self.classes[label]:{width}}  {len(of_class):6d}  {of_class.mean():.4f}"
-            )
-        mean = errors.mean()
+        lines = lines_by_class(self.classes, outputs["label"], outputs["error"], "error")
+        mean = outputs["error"].mean()
         return Report({}, lines, f"mean absolute error {mean:.4f} of a pixel in 0..1")
 
     @torch.no_grad()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils import pictures
@@ -18,6 +17,9 @@ from utils.part_metrics import (
     shape_ious,
 )
 from utils.tasks.base import Arrays, Batch, Report, Task, drawable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS = ("overall", "instance_miou", "class_miou", "instance_miou_lenient", "class_miou_lenient")
 

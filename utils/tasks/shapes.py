@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils import pictures
 from utils.metrics import confusion_matrix, score
 from utils.tasks.base import Arrays, Batch, Report, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Features(Task):
@@ -26,6 +29,7 @@ class Classification(Task):
 
     name = "classification"
     drawn = "confusion"
+    repeats = 1  # answers for every shape
 
     @property
     def batch(self) -> int:
@@ -51,7 +55,7 @@ class Classification(Task):
             others = confusion[place].copy()
             others[place] = 0
             taken = self.classes[others.argmax()] if others.any() else "-"
-            shapes, recall = confusion[place].sum(), result.per_class[place]
+            shapes, recall = confusion[place].sum() // self.repeats, result.per_class[place]
             lines.append(f"{name:{width}}  {shapes:6d}  {recall:8.1f}  {taken}")
         return Report(
             {"overall": result.overall, "mean_class": result.mean_class},
