@@ -24,6 +24,7 @@ TEACHER = [
     "scripts/configs/recipes/teacher.yaml",
     "scripts/configs/sets/demo_teacher.yaml",
     "teacher.backbone=squeezenet1_0",
+    "data.views=4",
     "train.epochs=1",
     "train.eval_every=1",
     "train.amp=none",  # on any machine
