@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS = "_methods_"  # in the names of the runs, before encoder and method
 CHOICE = "_choose"  # behind the method, in those of runs to choose weights from
 ENDING = re.compile(r"(_shuffled|_shuffled_class)?_s\d+.*$")  # control, seed, what else differs
+TRANSFORM = re.compile(r"transform \S+ ")  # is the same in all that are compared
 SAME = ["data", "model", "epochs", "points"]  # of a row and its baseline
 
 
@@ -49,7 +50,7 @@ def _choice(rows: DataFrame, row: Series) -> str:
     """``task 0.1: 74.5, task 1: 38.2``: accuracies on the held-out shapes."""
     tried = _like(rows[rows.split == "val"], row, SAME)
     tried = tried[tried.run.str.startswith(ENDING.sub(CHOICE, row.run))]
-    weights = tried.recipe.str.partition(";")[0] if len(tried) else []
+    weights = [TRANSFORM.sub("", recipe.partition(";")[0]) for recipe in tried.recipe]
     return ", ".join(f"{w}: {v:.1f}" for w, v in zip(weights, tried.overall, strict=True))
 
 

@@ -27,8 +27,8 @@ def tried(method, weights, overall, **changes):
     return row(protocol="last epoch, 0.2 of train held out", **(given | changes))
 
 
-def result(method, weights, name="", seed=0, **changes):
-    given = {"run": f"Set_methods_pointnet_{method}{name}_s{seed}", "seed": seed, "method": method}
+def result(word, weights, name="", seed=0, **changes):
+    given = {"run": f"Set_methods_pointnet_{word}{name}_s{seed}", "seed": seed, "method": word}
     return row(**(given | {"recipe": f"{weights}; sgd 0.1, batch 16"} | changes))
 
 
