@@ -39,6 +39,7 @@ if [ -n "${TINY:-}" ]; then
     GENERATOR_OVERRIDES="train.epochs=1 $SMALL"
 fi
 SEEDS_SLOW=${SEEDS_SLOW:-$SEEDS}
+JOBS=${JOBS:-1}  # side by side, the column of costs would mean nothing
 source scripts/table_functions.sh
 TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
 source scripts/teacher_psb26.sh
@@ -131,9 +132,14 @@ chosen() { # encoder method
     fi
     found=$($PYTHON -m scripts.choose_weight --results "$RESULTS" --data "$DATA" --model "$1" \
         --epochs "$(epochs_of "$1")" --runs "${DATA}_methods_$1_$2_choose${SUFFIX}_")
-    tried "$2" | while read -r weights; do
+    weights=$(tried "$2" | while read -r weights; do
         if [ "$(as_name $weights)" = "$found" ]; then as_overrides $weights; fi
-    done
+    done)
+    if [ -z "$weights" ]; then
+        echo "$1 $2: $RESULTS chose $found, which is none of the weights tried here" >&2
+        exit 2
+    fi
+    echo "$weights"
 }
 
 result_jobs() {

@@ -1,7 +1,6 @@
 # The teacher of the Princeton tables, to be sourced after scripts/table_functions.sh:
 #   TEACHER_WEIGHTS=PATH   ImageNet weights of torchvision's squeezenet1_0 (default: downloaded)
 #   TEACHER_OVERRIDES      overrides for its configuration, a.b=c; RENEW=--overwrite exports it anew
-#   TEACHER_OVERRIDES      overrides for its configuration, a.b=c
 TEACHER=${TEACHER:-${DATA}_squeezenet1_0_s0}
 BANK=expt/teacher/$TEACHER.h5
 
