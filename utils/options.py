@@ -14,7 +14,7 @@ def add_votes(parser: argparse.ArgumentParser) -> None:
     votes.add_argument(
         "--vote", nargs=2, metavar=("mean", "N"), help="report the mean over N votes of 10 passes"
     )
-    votes.add_argument("--vote-seed", type=not_negative, default=0, help="of the scales (0)")
+    votes.add_argument("--vote-seed", type=not_negative, help="of the scales (0)")
 
 
 def add_probes(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,9 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("--ways must be 2 or more: one class leaves nothing to tell apart")
     if options.probe and (options.cloud or options.split != "test"):
         parser.error("--probe reads the train and the test split: no --cloud, no --split")
+    if options.vote is None and options.vote_seed is not None:
+        parser.error("--vote-seed draws the scales of --vote: give it too")
+    options.vote_seed = options.vote_seed or 0
     if options.vote is None:
         return
     what, count = options.vote

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.generators import Scaling, cloud_distance, open_generator
@@ -81,5 +82,6 @@ class Feature(Term):
 
     def forward(self, batch: Batch, output: StudentOutput) -> Tensor:
         generate = self.frozen["generator"]
-        clouds, taught = generate(output.code), generate(batch["codes"])
-        return cloud_distance(clouds, taught, self.settings.scaling).mean()
+        with torch.autocast(batch["codes"].device.type, enabled=False):  # bf16 would move points
+            clouds, taught = generate(output.code.float()), generate(batch["codes"])
+            return cloud_distance(clouds, taught, self.settings.scaling).mean()
