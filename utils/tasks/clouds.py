@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 from utils import pictures
 from utils.tasks.base import Arrays, Batch, Report, Task, lines_by_class
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Generation(Task):
