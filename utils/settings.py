@@ -209,7 +209,12 @@ class TargetSettings(Group):
 
 
 class TrainingConfig(Group):
-    """What is checked of every training as a whole."""
+    """What every training has, and what is checked of it as a whole."""
+
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+    run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
     def _leaves_epochs_after_the_warm_up(self):
@@ -229,10 +234,6 @@ class TeacherConfig(TrainingConfig):
     init: str | None = None  # checkpoint of another teacher, whose backbone this one starts from
     terms: Terms = Terms()
     augment: ViewAugmentation = ViewAugmentation()
-    optim: OptimSettings = OptimSettings()
-    train: TrainSettings = TrainSettings()
-    protocol: ProtocolSettings = ProtocolSettings()
-    run: RunSettings = RunSettings()
 
     @property
     def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
@@ -257,10 +258,6 @@ class GeneratorConfig(TrainingConfig):
     terms: Terms = Terms()
     targets: GeneratorTargets
     augment: PointAugmentation = PointAugmentation()
-    optim: OptimSettings = OptimSettings()
-    train: TrainSettings = TrainSettings()
-    protocol: ProtocolSettings = ProtocolSettings()
-    run: RunSettings = RunSettings()
 
     @property
     def changes(self) -> tuple[PointAugmentation, ViewAugmentation]:
@@ -282,7 +279,3 @@ class StudentConfig(TrainingConfig):
     targets: TargetSettings = TargetSettings()
     augment: PointAugmentation = PointAugmentation()
     augment_views: ViewAugmentation = ViewAugmentation()  # of terms that read views
-    optim: OptimSettings = OptimSettings()
-    train: TrainSettings = TrainSettings()
-    protocol: ProtocolSettings = ProtocolSettings()
-    run: RunSettings = RunSettings()

@@ -12,11 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from data.geometry.sampling import farthest_point_order, sample_surface
-from data.synthetic.shapes import CLASSES, make_shape, shape_rng
 from models.losses import earth_movers_distance
 from scripts.benchmarks.contest import Contest, Sizes, expect
-from scripts.benchmarks.inputs import DENSITY, clouds
+from scripts.benchmarks.inputs import clouds
 
 JITTER = 0.02
 WORKERS = 2  # SciPy releases Python's lock, so threads serve it as well as processes
@@ -37,20 +35,12 @@ def unrelated(a: Tensor) -> Tensor:
 
 def resampled(a: Tensor) -> Tensor:
     """Other points of the same surfaces."""
-    return torch.stack([_redrawn(number, a.shape[1]) for number in range(len(a))]).to(a.device)
+    return clouds(*a.shape[:2], a.device, redrawn=True)
 
 
 def jittered(a: Tensor) -> Tensor:
     noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(1))
     return a + JITTER * noise.to(a.device)
-
-
-def _redrawn(number: int, count: int) -> Tensor:
-    name = CLASSES[number % len(CLASSES)]
-    shape = make_shape(name, shape_rng(0, name, number))
-    generator = np.random.default_rng(number)
-    points, _ = sample_surface(shape.vertices, shape.faces, DENSITY * count, generator)
-    return torch.from_numpy(points[farthest_point_order(points, count)]).float()
 
 
 def distances(make: Callable[[Tensor], Tensor], sizes: Sizes, device: torch.device) -> Contest:

@@ -15,17 +15,19 @@ DENSITY = 2  # surface points drawn for each that is kept
 
 
 @cache
-def _cloud(number: int, count: int) -> np.ndarray:
+def _cloud(number: int, count: int, redrawn: bool) -> np.ndarray:
     name = CLASSES[number % len(CLASSES)]
     generator = shape_rng(0, name, number)
     shape = make_shape(name, generator)
+    generator = np.random.default_rng(number) if redrawn else generator
     points, _ = sample_surface(shape.vertices, shape.faces, DENSITY * count, generator)
     return points[farthest_point_order(points, count)]
 
 
-def clouds(batch: int, count: int, device: torch.device) -> Tensor:
-    """(batch, count, 3) float32 in the unit sphere, class after class."""
-    stack = np.stack([_cloud(number, count) for number in range(batch)])
+def clouds(batch: int, count: int, device: torch.device, redrawn: bool = False) -> Tensor:
+    """(batch, count, 3) float32 in the unit sphere, class after class; ``redrawn``: other points of
+    the same surfaces."""
+    stack = np.stack([_cloud(number, count, redrawn) for number in range(batch)])
     return torch.from_numpy(stack).to(device)
 
 
